@@ -1,0 +1,1 @@
+"""Builds the site: binds every display formula to tested code."""

@@ -1,0 +1,17 @@
+"""Shared fixtures: shape checks are on in every test but those of bad input."""
+
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _shape_checks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let `rejects_` tests see the function's own ValueError.
+
+    jaxtyping would refuse the wrong shape first; readers who copy a function don't have it.
+    """
+    jaxtyping.config.update("jaxtyping_disable", "__rejects_" in request.node.name)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
