@@ -1,5 +1,6 @@
 """Where the rooms of a project are, so that tests can build small ones elsewhere."""
 
+import pydoc
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +52,7 @@ class Project:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """mkdocs.yml, with its `!!python/name:` and `!ENV` tags kept as plain strings."""
+        """mkdocs.yml, with `!!python/name:` resolved and `!ENV` read as unset."""
         return dict(yaml.load((self.root / "mkdocs.yml").read_text("utf-8"), _Loader) or {})
 
     @property
@@ -65,12 +66,12 @@ class Project:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads unknown tags as the text behind them."""
+    """SafeLoader that also reads the two kinds of tags that MkDocs knows."""
 
 
-def _tag_as_text(_loader: yaml.Loader, suffix: str, _node: yaml.Node) -> str:
-    return suffix
+def _name(_loader: yaml.Loader, suffix: str, _node: yaml.Node) -> Any:
+    return pydoc.locate(suffix)
 
 
-_Loader.add_multi_constructor("tag:yaml.org,2002:python/", _tag_as_text)
-_Loader.add_multi_constructor("!", _tag_as_text)
+_Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", _name)
+_Loader.add_constructor("!ENV", lambda _loader, _node: None)

@@ -1,0 +1,259 @@
+"""Python-Markdown extension: formula and figure fences, typeset mathematics, cross references.
+
+It works under any builder that runs Python-Markdown. What a fence must look like is checked by
+`formulary_site.check`, which reports file and line; here a broken fence only has to raise, so
+that it can never end up as text on a page.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+from xml.etree import ElementTree
+
+from markdown import Extension, Markdown
+from markdown.treeprocessors import Treeprocessor
+from pymdownx.superfences import SuperFencesException
+
+from formulary_site import card
+from formulary_site.mathjax import TeXError
+from formulary_site.registry import FENCES, OPTIONAL
+from formulary_site.site import Site
+
+_INLINE = re.compile(r"\\\((.*)\\\)", re.DOTALL)
+
+
+@dataclass
+class Rendering:
+    """What one rendering of a page is told, and what it reports back.
+
+    Attributes:
+        page: Path below `docs` of the page whose text is rendered.
+        url: Address, below the site's root, of the page that will show it.
+        ids: Every id in the result.
+        links: Targets of links, as written.
+        images: Source and alternative text of images, as written.
+        texts: Mathematics that survived as plain text.
+        errors: TeX that MathJax refused, with its message.
+    """
+
+    page: str
+    url: str
+    ids: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    images: list[tuple[str, str]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    errors: list[tuple[str, str]] = field(default_factory=list)
+
+
+_rendering: ContextVar[Rendering | None] = ContextVar("rendering", default=None)
+
+
+@contextmanager
+def rendering(page: str, url: str) -> Iterator[Rendering]:
+    """Render one page in this context: `with rendering(…) as facts: md.convert(…)`."""
+    facts = Rendering(page, url)
+    token = _rendering.set(facts)
+    try:
+        yield facts
+    finally:
+        _rendering.reset(token)
+
+
+def begin_rendering(page: str, url: str) -> Rendering:
+    """The same for a builder whose hooks can't span a `with` block."""
+    facts = Rendering(page, url)
+    _rendering.set(facts)
+    return facts
+
+
+def _facts(md: Markdown) -> Rendering:
+    """What the builder said about the page: ours, or Zensical's preprocessor."""
+    if facts := _rendering.get():
+        return facts
+    if "rendering_context" in md.preprocessors:
+        page = md.preprocessors["rendering_context"].page  # type: ignore[attr-defined]
+        return Rendering(page.path, page.url)
+    return Rendering("", "")
+
+
+class FormularyExtension(Extension):
+    """Registers the fences, the inline mathematics and the tree processors."""
+
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 (name given by Python-Markdown)
+        fences = [
+            {"name": "math", "class": "math", "validator": _validate, "format": _format_math},
+            {"name": "figure", "class": "figure", "validator": _validate, "format": _format_figure},
+        ]
+        md.registerExtensions(
+            ["pymdownx.superfences", "pymdownx.arithmatex"],
+            {
+                "pymdownx.superfences": {"custom_fences": fences},
+                # Display math has the fence alone; `$$` stays text, which the check reports
+                "pymdownx.arithmatex": {
+                    "generic": True,
+                    "inline_syntax": ["dollar"],
+                    "block_syntax": [],
+                },
+            },
+        )
+        # After inline parsing (20) and the table of contents (5), before MkDocs resolves links (0)
+        md.treeprocessors.register(_InlineMath(md), "formulary-math", 4)
+        md.treeprocessors.register(_CrossReferences(md), "formulary-references", 3)
+        md.treeprocessors.register(_Facts(md), "formulary-facts", 2)
+
+
+def _validate(
+    language: str,
+    inputs: dict[str, str],
+    options: dict[str, Any],
+    attrs: dict[str, Any],
+    md: Markdown,
+) -> bool:
+    known = FENCES[language]
+    options.update(inputs)
+    if unknown := sorted((inputs.keys() | attrs.keys()) - known):
+        raise SuperFencesException(f"{language} fence: unknown option {', '.join(unknown)}")
+    if missing := sorted(known - OPTIONAL - inputs.keys()):
+        raise SuperFencesException(f"{language} fence: missing option {', '.join(missing)}")
+    return True
+
+
+def _format_math(
+    source: str,
+    language: str,
+    class_name: str,
+    options: dict[str, str],
+    md: Markdown,
+    **_: Any,
+) -> str:
+    site = Site.current()
+    facts = _facts(md)
+    formula = site.registry.formulas.get(options["id"])
+    if formula is None:
+        raise SuperFencesException(f"math fence: '{options['id']}' is not in the registry of docs/")
+    try:
+        typeset = site.mathjax.render(formula.latex, display=True)
+    except TeXError as error:
+        facts.errors.append((formula.latex, str(error)))
+        return ""
+    facts.ids.append(formula.id)
+    return card.formula(site, formula, typeset, facts.url)
+
+
+def _format_figure(
+    source: str,
+    language: str,
+    class_name: str,
+    options: dict[str, str],
+    md: Markdown,
+    **_: Any,
+) -> str:
+    site = Site.current()
+    facts = _facts(md)
+    figure = site.registry.figures.get(options["id"])
+    if figure is None:
+        raise SuperFencesException(
+            f"figure fence: '{options['id']}' is not in the registry of docs/"
+        )
+    drawing = site.drawings.get(figure.object)
+    if drawing is None or isinstance(drawing, Exception):
+        raise SuperFencesException(f"figure fence: {figure.object} can't be drawn: {drawing}")
+    facts.ids.append(figure.id)
+    # The caption is Markdown, too; its own parser has no fences and no headings
+    caption = Markdown(extensions=[_CaptionExtension()]).convert(figure.caption)
+    caption = caption.removeprefix("<p>").removesuffix("</p>")
+    return card.figure(figure, drawing, caption, facts.url)
+
+
+class _CaptionExtension(Extension):
+    """Inline mathematics and cross references for captions."""
+
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
+        md.registerExtensions(
+            ["pymdownx.arithmatex"],
+            {
+                "pymdownx.arithmatex": {
+                    "generic": True,
+                    "inline_syntax": ["dollar"],
+                    "block_syntax": [],
+                }
+            },
+        )
+        md.treeprocessors.register(_InlineMath(md), "formulary-math", 4)
+        md.treeprocessors.register(_CrossReferences(md, urls=True), "formulary-references", 3)
+
+
+class _InlineMath(Treeprocessor):
+    """Replaces what arithmatex marked by what MathJax typeset."""
+
+    def run(self, root: ElementTree.Element) -> None:
+        facts = _facts(self.md)
+        mathjax = Site.current().mathjax
+        found = [
+            (element, match[1])
+            for element in root.iter("span")
+            if element.get("class") == "arithmatex"
+            and (match := _INLINE.fullmatch(element.text or ""))
+        ]
+        rendered = mathjax.render_many([(tex, False) for _, tex in found])
+        for (element, tex), html in zip(found, rendered, strict=True):
+            if isinstance(html, TeXError):
+                facts.errors.append((tex, str(html)))
+                continue
+            element.set("class", "fm-inline")
+            element.set("data-search-exclude", "")
+            element.text = self.md.htmlStash.store(html)
+
+
+class _CrossReferences(Treeprocessor):
+    """`[](#id)` becomes 「式 (3)」 or 「图 1」, linked, on the same page or across pages."""
+
+    def __init__(self, md: Markdown, urls: bool = False) -> None:
+        super().__init__(md)
+        self._urls = urls
+
+    def run(self, root: ElementTree.Element) -> None:
+        registry = Site.current().registry
+        facts = _facts(self.md)
+        for link in root.iter("a"):
+            target = link.get("href", "")
+            if not target.startswith("#") or len(link) or (link.text or "").strip():
+                continue
+            name = target[1:]
+            if formula := registry.formulas.get(name):
+                label, page, url = f"式 ({formula.number})", formula.page, formula.url
+            elif drawn := registry.figures.get(name):
+                label, page, url = f"图 {drawn.number}", drawn.page, drawn.url
+            else:
+                raise SuperFencesException(f"[](#{name}) refers to no formula or figure")
+            link.set("class", "fm-reference")
+            if page == facts.page:
+                link.text = label
+            elif self._urls:
+                link.text = f"{registry.by_path[page].title} {label}"
+                link.set("href", card.relative(url, facts.url))
+            else:
+                # Builders resolve links between source files, and blog excerpts re-base them
+                link.text = f"《{registry.by_path[page].title}》{label}"
+                link.set("href", card.relative(page, facts.page, folders=False) + target)
+
+
+class _Facts(Treeprocessor):
+    """Notes what the check wants to know of the finished tree."""
+
+    def run(self, root: ElementTree.Element) -> None:
+        facts = _facts(self.md)
+        for element in root.iter():
+            if name := element.get("id"):
+                facts.ids.append(name)
+            if element.tag == "a" and (target := element.get("href")):
+                facts.links.append(target)
+            if element.tag == "img":
+                facts.images.append((element.get("src", ""), element.get("alt", "")))
+            if element.tag not in ("code", "pre", "script"):
+                for text in (element.text, element.tail):
+                    if text and ("$$" in text or "\\[" in text or "\\begin{" in text):
+                        facts.texts.append(text.strip())

@@ -1,0 +1,3 @@
+"""Notebooks."""
+def problems(project, definitions): return []
+def typeset(site, html, path): return html

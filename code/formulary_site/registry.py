@@ -1,0 +1,342 @@
+"""Every formula and figure of the site, from one scan of `docs/`.
+
+The scan reads Markdown line by line, so that each thing and each problem has a file and a line.
+CLI, tests and builders share it; nothing here renders, imports torch or knows MkDocs.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from formulary_site.problems import Problem
+from formulary_site.project import Project
+
+FENCES = {"math": {"id", "code", "title"}, "figure": {"id", "code", "alt"}}
+OPTIONAL = {"title"}
+EXCERPT_END = "<!-- more -->"
+
+_FENCE = re.compile(r"^(?P<indent>[\s>]*)(?P<ticks>`{3,}|~{3,})\s*(?P<header>[^`]*)$")
+_OPTION = re.compile(r"""\s*(?P<key>[A-Za-z_][\w-]*)\s*=\s*(?P<quote>["'])(?P<value>.*?)(?P=quote)""")
+_KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_REFERENCE = re.compile(r"\[\]\(#(?P<id>[^)\s]*)\)")
+_CODE_SPAN = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)")
+_FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+_COMMENT = re.compile(r"<!--.*?-->")
+_STRAY_MATH = re.compile(
+    r"""\$\$ | \\\[ | \\begin\{ | \\displaystyle
+      | <math\b | <mjx- | class=["']arithmatex | type=["']math/tex""",
+    re.VERBOSE,
+)
+
+
+@dataclass(frozen=True)
+class Formula:
+    """One `math` fence.
+
+    Attributes:
+        id: Kebab-case name, unique on the site.
+        page: Path of the page below `docs`.
+        url: Address of the formula below the site's root.
+        number: Number on its page, from 1.
+        title: Title given on the fence, or ''.
+        latex: TeX as written.
+        object: Definition below `formulary` that computes it.
+        file: Path below the project's root.
+        line: Line of the fence.
+    """
+
+    id: str
+    page: str
+    url: str
+    number: int
+    title: str
+    latex: str
+    object: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One `figure` fence; the attributes are a formula's, with alternative text and caption."""
+
+    id: str
+    page: str
+    url: str
+    number: int
+    alt: str
+    caption: str
+    object: str
+    file: str
+    line: int
+
+
+@dataclass
+class Page:
+    """One Markdown page.
+
+    Attributes:
+        path: Path below `docs`.
+        url: Address below the site's root, '' for the home page.
+        title: From the front matter, else the first heading.
+        meta: Front matter.
+        text: The whole file.
+    """
+
+    path: str
+    url: str
+    title: str
+    meta: dict[str, Any]
+    text: str
+    formulas: list[Formula] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    references: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def body(self) -> str:
+        """The text without its front matter."""
+        return _FRONT_MATTER.sub("", self.text)
+
+
+@dataclass(frozen=True)
+class Registry:
+    """All pages with their formulas and figures, and what is wrong with their source."""
+
+    pages: tuple[Page, ...]
+    problems: tuple[Problem, ...]
+
+    @cached_property
+    def formulas(self) -> dict[str, Formula]:
+        return {formula.id: formula for page in self.pages for formula in page.formulas}
+
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        return {figure.id: figure for page in self.pages for figure in page.figures}
+
+    @cached_property
+    def by_path(self) -> dict[str, Page]:
+        return {page.path: page for page in self.pages}
+
+
+def scan(project: Project) -> Registry:
+    """Read every page below `docs`, in the order of their paths."""
+    problems: list[Problem] = []
+    pages = [
+        _scan_page(project, path, problems)
+        for path in sorted(project.docs.rglob("*.md"))
+        if not any(part.startswith(".") for part in path.relative_to(project.docs).parts)
+    ]
+    first: dict[str, Formula | Figure] = {}
+    for page in pages:
+        for item in (*page.formulas, *page.figures):
+            if other := first.get(item.id):
+                problems.append(
+                    Problem(
+                        item.file,
+                        item.line,
+                        "duplicate-id",
+                        f"the id '{item.id}' is taken by {other.file}:{other.line}",
+                        "give this one another id",
+                    )
+                )
+            else:
+                first[item.id] = item
+    for page in pages:
+        for name, line in page.references:
+            if name not in first:
+                problems.append(
+                    Problem(
+                        _file(project, page),
+                        line,
+                        "unknown-reference",
+                        f"[](#{name}) refers to no formula or figure",
+                        f"use an id that exists{_suggest(name, first)}",
+                    )
+                )
+    return Registry(tuple(pages), tuple(problems))
+
+
+def _scan_page(project: Project, path: Path, problems: list[Problem]) -> Page:
+    text = path.read_text("utf-8")
+    name = path.relative_to(project.docs).as_posix()
+    file = project.relative(path)
+    meta: dict[str, Any] = {}
+    start = 1
+    if match := _FRONT_MATTER.match(text):
+        start += match[0].count("\n")
+        try:
+            meta = yaml.safe_load(match[1]) or {}
+        except yaml.YAMLError as error:
+            problems.append(
+                Problem(file, 1, "bad-front-matter", str(error), "write valid YAML between the ---")
+            )
+    lines = text.splitlines()
+    page = Page(name, _url(name, meta), str(meta.get("title") or ""), meta, text)
+    previous = ""
+    excerpt = name.startswith("posts/") and EXCERPT_END in text
+    for number, line, fence in _blocks(lines, start, file, problems):
+        if fence is None:
+            if not page.title and line.startswith("# "):
+                page.title = line[2:].strip()
+            excerpt = excerpt and EXCERPT_END not in line
+            _scan_line(page, file, number, line, problems)
+            if excerpt and _REFERENCE.search(line):
+                problems.append(_in_excerpt(file, number, "a cross reference"))
+        elif (kind := (fence.header.split() or [""])[0].strip("{.}")) in FENCES:
+            _scan_fence(page, file, number, kind, fence, previous, problems)
+            if excerpt:
+                problems.append(_in_excerpt(file, number, f"a {kind} fence"))
+        previous = line if fence is None else ""
+    return page
+
+
+@dataclass(frozen=True)
+class _Fence:
+    header: str
+    body: str
+
+
+def _blocks(
+    lines: list[str], start: int, file: str, problems: list[Problem]
+) -> Iterator[tuple[int, str, _Fence | None]]:
+    """Yield each line outside fences, and each whole fence at its opening line."""
+    index = start - 1
+    while index < len(lines):
+        opening = _FENCE.match(lines[index])
+        if not opening:
+            yield index + 1, lines[index], None
+            index += 1
+            continue
+        indent, ticks = opening["indent"], opening["ticks"]
+        closing = re.compile(rf"^[\s>]*{re.escape(ticks[0])}{{{len(ticks)},}}\s*$")
+        end = next((at for at in range(index + 1, len(lines)) if closing.match(lines[at])), None)
+        if end is None:
+            problems.append(
+                Problem(
+                    file,
+                    index + 1,
+                    "unclosed-fence",
+                    f"the fence {ticks}{opening['header']} is never closed",
+                    f"end it with a line of {ticks}",
+                )
+            )
+            return
+        body = [
+            line[len(indent) :] if line.startswith(indent) else line.lstrip(" >")
+            for line in lines[index + 1 : end]
+        ]
+        yield index + 1, lines[index], _Fence(opening["header"].strip(), "\n".join(body))
+        index = end + 1
+
+
+def _scan_line(page: Page, file: str, number: int, line: str, problems: list[Problem]) -> None:
+    bare = _COMMENT.sub("", _CODE_SPAN.sub("", line))
+    if match := _STRAY_MATH.search(bare):
+        problems.append(
+            Problem(
+                file,
+                number,
+                "stray-math",
+                f"display math written as {match[0]!r} has no counterpart in code",
+                'write it as a fence: ```math id="…" code="…"',
+            )
+        )
+    page.references.extend((match["id"], number) for match in _REFERENCE.finditer(bare))
+
+
+def _scan_fence(
+    page: Page,
+    file: str,
+    number: int,
+    kind: str,
+    fence: _Fence,
+    previous: str,
+    problems: list[Problem],
+) -> None:
+    def report(rule: str, message: str, mend: str) -> None:
+        problems.append(Problem(file, number, rule, message, mend))
+
+    form = " ".join(f'{key}="…"' for key in sorted(FENCES[kind], reverse=kind == "math"))
+    header = fence.header.removeprefix(kind)
+    options = {match["key"]: match["value"] for match in _OPTION.finditer(header)}
+    if rest := _OPTION.sub("", header).strip():
+        report("bad-fence", f"{rest!r} is no option", f"write ```{kind} {form}")
+    for key in sorted(options.keys() - FENCES[kind]):
+        report("unknown-option", f"'{key}' is no option of {kind}", f"write ```{kind} {form}")
+    for key in sorted(FENCES[kind] - OPTIONAL - {k for k, v in options.items() if v.strip()}):
+        rule = "image-without-alt" if key == "alt" else "missing-option"
+        report(rule, f"the fence has no {key}", f'add {key}="…"')
+    if previous.strip(" >"):
+        report("fence-after-text", "no blank line before the fence", "add a blank line above it")
+    if not fence.body.strip():
+        report("empty-fence", "the fence is empty", "write the formula or the caption inside")
+    name = options.get("id", "")
+    if name and not _KEBAB.fullmatch(name):
+        report("bad-id", f"'{name}' is not kebab-case", "use a-z, 0-9 and single hyphens")
+    url = f"{page.url}#{name}"
+    code = options.get("code", "")
+    if kind == "math":
+        page.formulas.append(
+            Formula(
+                name,
+                page.path,
+                url,
+                len(page.formulas) + 1,
+                options.get("title", ""),
+                fence.body.strip(),
+                code,
+                file,
+                number,
+            )
+        )
+    else:
+        # A caption may cross-refer, too
+        for offset, line in enumerate(fence.body.splitlines(), 1):
+            _scan_line(page, file, number + offset, line, problems)
+        page.figures.append(
+            Figure(
+                name,
+                page.path,
+                url,
+                len(page.figures) + 1,
+                options.get("alt", ""),
+                fence.body.strip(),
+                code,
+                file,
+                number,
+            )
+        )
+
+
+def _url(path: str, meta: dict[str, Any]) -> str:
+    """A page's address: a post's is its slug, any other page's follows its path."""
+    if path.startswith("posts/") and meta.get("slug"):
+        return f"{str(meta['slug']).strip('/')}/"
+    stem = path.removesuffix(".md")
+    return "" if stem == "index" else f"{stem.removesuffix('/index')}/"
+
+
+def _in_excerpt(file: str, line: int, what: str) -> Problem:
+    return Problem(
+        file,
+        line,
+        "fence-in-excerpt",
+        f"{what} before {EXCERPT_END} would stand on the home page, too",
+        f"move it below {EXCERPT_END}",
+    )
+
+
+def _file(project: Project, page: Page) -> str:
+    return project.relative(project.docs / page.path)
+
+
+def _suggest(name: str, known: dict[str, Any]) -> str:
+    import difflib  # only when something is wrong
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f", e.g. #{close[0]}" if close else ""

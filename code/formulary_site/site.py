@@ -1,0 +1,79 @@
+"""All that one build of the site shares: registry, definitions, proof, MathJax, figures."""
+
+from functools import cached_property
+
+from formulary_site import figures, proof
+from formulary_site.definitions import Definitions
+from formulary_site.evidence import Evidence, Verdict
+from formulary_site.mathjax import MathJax
+from formulary_site.project import Project
+from formulary_site.proof import Test
+from formulary_site.registry import Formula, Registry, scan
+
+
+class Site:
+    """Reads each room when it is first asked for, and once per build."""
+
+    _current: "Site | None" = None
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+
+    @classmethod
+    def current(cls) -> "Site":
+        """The site being built; without a builder that set one, the project we are in."""
+        if cls._current is None:
+            cls._current = cls(Project.find())
+        return cls._current
+
+    def make_current(self) -> "Site":
+        """Let Markdown extensions, which a builder creates by name, find this site."""
+        if Site._current is not None and Site._current is not self:
+            Site._current.close()
+        Site._current = self
+        return self
+
+    @cached_property
+    def registry(self) -> Registry:
+        return scan(self.project)
+
+    @cached_property
+    def definitions(self) -> Definitions:
+        return Definitions.load(self.project)
+
+    @cached_property
+    def tests(self) -> dict[str, list[Test]]:
+        return proof.tests_of(self.project, self.definitions)
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        return Evidence.load(self.project)
+
+    @cached_property
+    def mathjax(self) -> MathJax:
+        return MathJax(self.project)
+
+    @cached_property
+    def drawings(self) -> dict[str, figures.Drawing | figures.FigureError]:
+        objects = {
+            figure.object
+            for figure in self.registry.figures.values()
+            if figure.object in self.definitions
+        }
+        return figures.draw_all(self.project, self.definitions, objects)
+
+    def verdict(self, formula: Formula) -> Verdict:
+        """How the formula's counterpart was proven, by the last run of the tests."""
+        return self.evidence.verdict(formula, self.definitions, self.tests)
+
+    def source_link(self, file: str, line: int, end_line: int | None = None) -> str:
+        """Address of a file's lines in the repository, or '' when none is configured."""
+        if not self.project.repository:
+            return ""
+        lines = f"#L{line}" + (f"-L{end_line}" if end_line else "")
+        return f"{self.project.repository}/blob/main/{file}{lines}"
+
+    def close(self) -> None:
+        """End the MathJax process, if one was started."""
+        if "mathjax" in self.__dict__:
+            self.mathjax.close()
