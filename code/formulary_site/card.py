@@ -70,7 +70,8 @@ def figure(figure: Figure, drawing: Drawing, caption: str, url: str) -> str:
         for theme, file in (("light", drawing.light), ("dark", drawing.dark))
     )
     return (
-        f'<figure class="fm-figure" id="{figure.id}">{images}'
+        f'<figure class="fm-figure" id="{figure.id}">'
+        f'<div class="fm-images" tabindex="0" role="group" aria-label="图 {figure.number}">{images}</div>'
         f'<figcaption><a href="#{figure.id}">图 {figure.number}</a>　{caption}</figcaption></figure>'
     )
 

@@ -1,5 +1,6 @@
 """A child process that is asked and answers in lines of JSON."""
 
+import contextlib
 import json
 import subprocess
 import tempfile
@@ -61,7 +62,8 @@ class JsonProcess:
             self._process.kill()  # ends the wait for its line, too
 
         with self._lock:
-            assert self._process.stdin and self._process.stdout
+            assert self._process.stdin
+            assert self._process.stdout
             timer = threading.Timer(self._timeout, give_up)
             timer.start()
             try:
@@ -92,11 +94,10 @@ class JsonProcess:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    assert process.stdin and process.stdout
-    try:
+    assert process.stdin
+    assert process.stdout
+    with contextlib.suppress(OSError):  # it died with some of our line unread
         process.stdin.close()
-    except OSError:  # it died with some of our line unread
-        pass
     try:
         process.wait(5)
     except subprocess.TimeoutExpired:

@@ -46,12 +46,13 @@ def main(project: Project, arguments: Sequence[str] = ()) -> int:
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args(list(arguments))
     definitions = Definitions.load(project)
+    changed = _changed(project, options.changed) if options.changed else None
     chosen = [
         definition
         for definition in definitions
         if not definition.module.endswith(".figures")  # drawings prove nothing
         and _is_below(definition.path, options.objects)
-        and (not options.changed or definition.file in _changed(project, options.changed))
+        and (changed is None or definition.file in changed)
     ]
     everything = not options.objects and not options.changed
     return _hunt(project, definitions, chosen, options.processes, everything)
@@ -67,14 +68,14 @@ def _hunt(
     excuses = _excuses(project)
     tests = _provers(project, definitions, chosen)
     forks.warm(
-        {definition.file for definition in definitions if definition in chosen}
+        {definition.file for definition in chosen}
         | {project.root / test.partition("::")[0] for group in tests.values() for test in group}
         | {*project.tests.glob("conftest.py"), *(project.tests / PACKAGE).rglob("conftest.py")}
     )
     sound = list(dict.fromkeys(forks.Task(group) for group in tests.values() if group))
     seconds: dict[tuple[str, ...], float] = {}
     for task, result in tqdm(
-        forks.run(project, sound, processes), "tests as they are", len(sound), leave=False
+        forks.run(project, sound, processes), "tests as they are", len(sound), disable=None
     ):
         if not result.passed:
             print(f"fails without any change, so it can't judge one: {' '.join(task.tests)}")
@@ -87,7 +88,9 @@ def _hunt(
         for mutant in mutants(definition)
     ]
     survivors: list[Mutant] = []
-    for task, result in tqdm(forks.run(project, tasks, processes), "mutants", len(tasks)):
+    for task, result in tqdm(
+        forks.run(project, tasks, processes), "mutants", len(tasks), disable=None
+    ):
         if result.passed and task.mutant:
             survivors.append(task.mutant)
     unused = set(excuses) - {_excuse(project, mutant) for mutant in survivors}

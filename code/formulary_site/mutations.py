@@ -8,6 +8,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from formulary_site.definitions import Definition
 
@@ -46,17 +47,20 @@ _PAIRS = (
     ("cumsum", "cumprod"),
 )
 _TWINS = {one: other for pair in _PAIRS for one, other in (pair, pair[::-1])}
+# fmt: off
 # Dropping these changes the value, or should.
-_DROPPED = frozenset(
-    "abs conj cumprod cumsum exp expm1 flip log log1p log_softmax logsumexp mean neg reciprocal "
-    "relu roll round rsqrt sigmoid softmax sqrt square sum tanh to transpose tril triu".split()
-)
+_DROPPED = {
+    "abs", "conj", "cumprod", "cumsum", "exp", "expm1", "flip", "log", "log1p", "log_softmax",
+    "logsumexp", "mean", "neg", "reciprocal", "relu", "roll", "round", "rsqrt", "sigmoid",
+    "softmax", "sqrt", "square", "sum", "tanh", "to", "transpose", "tril", "triu",
+}
 # The order of their first two arguments doesn't matter.
-_COMMUTATIVE = frozenset(
-    "add allclose dot eq equal gcd hypot isinstance lcm logaddexp max maximum min minimum mul "
-    "swapaxes transpose".split()
-)
-_JOINED = frozenset("cat concat concatenate stack hstack vstack block_diag meshgrid".split())
+_COMMUTATIVE = {
+    "add", "addcmul", "addcmul_", "allclose", "dot", "eq", "equal", "gcd", "hypot", "isinstance",
+    "lcm", "logaddexp", "max", "maximum", "min", "minimum", "mul", "swapaxes", "transpose",
+}
+# fmt: on
+_JOINED = {"block_diag", "cat", "concat", "hstack", "meshgrid", "stack", "vstack"}
 
 Edit = tuple[int, int, str]  # replace the text from byte to byte
 
@@ -159,12 +163,12 @@ class _Edits:
             case ast.AugAssign(target=target, op=operator, value=value):
                 yield from self._between(target, operator, value)
             case ast.BoolOp(op=operator, values=values):
-                for left, right in zip(values, values[1:], strict=False):
+                for left, right in pairwise(values):
                     yield from self._between(left, operator, right)
-            case ast.Compare(left=first, ops=operators, comparators=others):
+            case ast.Compare(left=first, ops=comparisons, comparators=others):
                 operands = [first, *others]
-                for left, operator, right in zip(operands, operators, others, strict=False):
-                    yield from self._between(left, operator, right)
+                for left, comparison, right in zip(operands, comparisons, others, strict=False):
+                    yield from self._between(left, comparison, right)
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(value))):
                 yield from self._replace(node, str(1 - value))
                 yield from self._replace(node, str(-1 - value))
@@ -174,7 +178,7 @@ class _Edits:
                 for new in _other_constants(value):
                     yield from self._replace(node, new)
             case ast.Return(value=ast.Tuple(elts=elements)):
-                for one, other in zip(elements, elements[1:], strict=False):
+                for one, other in pairwise(elements):
                     yield from self._swap(one, other)
                 for element in elements:
                     yield from self._negate(element)
@@ -205,7 +209,7 @@ class _Edits:
                 yield from self._replace(function, _TWINS[name])
         if name in _JOINED and arguments and isinstance(arguments[0], ast.Tuple | ast.List):
             parts = arguments[0].elts
-            for one, other in zip(parts, parts[1:], strict=False):
+            for one, other in pairwise(parts):
                 yield from self._swap(one, other)
         elif name == "einsum" and arguments:
             yield from self._einsum(arguments[0])

@@ -9,9 +9,11 @@ from mkdocs.exceptions import PluginError
 from mkdocs.livereload import LiveReloadServer
 from mkdocs.plugins import BasePlugin, event_priority, get_plugin_logger
 from mkdocs.structure.pages import Page
+from mkdocs.structure.toc import get_toc
 
-from formulary_site import check, notebooks
+from formulary_site import check
 from formulary_site.extension import Rendering, begin_rendering
+from formulary_site.notebook_page import notebook_page
 from formulary_site.problems import Problem, SourceError
 from formulary_site.project import Project
 from formulary_site.publish import SCRIPTS, STYLES, publish
@@ -56,7 +58,11 @@ class FormularyPlugin(BasePlugin):  # type: ignore[type-arg, no-untyped-call]
 
     def on_page_content(self, html: str, *, page: Page, **_: Any) -> str:
         if page.file.src_uri.endswith(".ipynb"):
-            return notebooks.typeset(self.site, html, page.file.src_uri)
+            try:
+                html, tokens = notebook_page(self.site, html, page.file.src_uri, page.url)
+            except SourceError as error:
+                raise PluginError(str(error)) from None
+            page.toc = get_toc(tokens)
         return html
 
     def on_env(self, env: Any, **_: Any) -> None:

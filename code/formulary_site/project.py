@@ -58,7 +58,7 @@ class Project:
     @property
     def repository(self) -> str:
         """The repository's address without a trailing slash, or '' if none is set."""
-        return str(self.config.get("repo_url") or "").rstrip("/")
+        return str(self.config.get("extra", {}).get("repository") or "").rstrip("/")
 
     def relative(self, path: Path) -> str:
         """The path as messages and the registry print it."""

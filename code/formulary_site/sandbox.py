@@ -44,6 +44,7 @@ class Sandbox:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=_environment(),
+            start_new_session=True,  # Ctrl-C is for the caller, who then ends this process
         )
         self._receive()  # it says when torch is loaded
 
@@ -116,5 +117,5 @@ def _compared(outcome: Outcome, expected: str | None) -> Outcome:
 
 def _environment() -> dict[str, str]:
     """One thread: children of a process with threads hang, and the cores are shared."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     return kept | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}

@@ -13,7 +13,6 @@ import linecache
 import os
 import selectors
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -55,7 +54,9 @@ def _forget_the_project() -> None:
     """Keep the interpreter's own folders: an editable install adds the project's."""
     own = (os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix))
     sys.path[:] = [p for p in sys.path if os.path.realpath(p).startswith(own)]
-    sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in str(getattr(f, "__module__", f))]
+    sys.meta_path[:] = [
+        finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")
+    ]
 
 
 def run(code: str, seconds: float) -> dict[str, Any]:
@@ -69,11 +70,7 @@ def run(code: str, seconds: float) -> dict[str, Any]:
         os.close(out_end)
         os.close(err_end)
         written, excess = _collect(out, err, time.monotonic() + seconds)
-        for signalled in (-child, child):  # the group exists once the child has made it
-            try:
-                os.kill(child, signal.SIGKILL) if signalled == child else os.killpg(child, 9)
-            except ProcessLookupError:
-                pass
+        os.kill(child, signal.SIGKILL)  # does nothing to a child that has ended
         _, status = os.waitpid(child, 0)
     stdout, stderr = (written[end].decode("utf-8", "replace") for end in (out, err))
     code_of_exit = os.waitstatus_to_exitcode(status)
@@ -113,7 +110,6 @@ def _become_child(code: str, folder: str, out: int, err: int) -> NoReturn:
     """Run the code as `__main__` in an empty folder, and end this process."""
     status = 1
     try:
-        os.setsid()
         os.chdir(folder)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((nothing, 0), (out, 1), (err, 2)):
@@ -136,21 +132,23 @@ def _execute(code: str, folder: str) -> int:
     sys.argv = [FILE]
     linecache.cache[FILE] = (len(code), None, code.splitlines(keepends=True), FILE)
     warnings.simplefilter("error")  # a reader should see none
-    _guard_imports()
+    _guard_imports(module.__dict__)
     sys.addaudithook(lambda event, args: _audit(event, args, folder))
     try:
         exec(compile(code, FILE, "exec"), module.__dict__)
     except SystemExit as error:
         return int(error.code not in (None, 0))
     except BaseException as error:
-        # this file's frame is no part of the story
-        own = error.__traceback__.tb_next if error.__traceback__ else None
-        traceback.print_exception(type(error), error, own)
+        story = traceback.TracebackException.from_exception(error)
+        story.stack = traceback.StackSummary.from_list(
+            [frame for frame in story.stack if frame.filename != __file__]
+        )
+        print(*story.format(), sep="", end="", file=sys.stderr)
         return 1
     return 0
 
 
-def _guard_imports() -> None:
+def _guard_imports(namespace: dict[str, Any]) -> None:
     """Refuse what the code itself imports; torch may load what it needs."""
     original = builtins.__import__
 
@@ -161,7 +159,7 @@ def _guard_imports() -> None:
         fromlist: Any = (),
         level: int = 0,
     ) -> Any:
-        if globals and globals.get("__name__") == "__main__":
+        if globals is namespace:  # also for modules that torch has loaded already
             _refuse(name)
         return original(name, globals, locals, fromlist, level)
 
@@ -173,7 +171,7 @@ def _guard_imports() -> None:
             frame = sys._getframe(1)
             while frame.f_back and "importlib" in frame.f_code.co_filename:
                 frame = frame.f_back
-            if frame.f_globals.get("__name__") == "__main__":
+            if frame.f_globals is namespace:
                 _refuse(name)
 
     builtins.__import__ = guarded

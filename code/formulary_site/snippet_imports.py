@@ -59,7 +59,7 @@ def import_block(members: list[Definition], from_example: list[Import], body: st
     # the example sees what its module imports, and torch
     for bound in (*source_of(root).imports, Import("torch", "torch", "", root.line)):
         known.setdefault(bound.local, {bound: root})
-    needed: set[Import] = set()
+    needed: dict[tuple[str, str], Import] = {}
     for name in sorted(free):
         candidates = known.get(name, {})
         targets = sorted({bound.target for bound in candidates})
@@ -72,12 +72,14 @@ def import_block(members: list[Definition], from_example: list[Import], body: st
             message = f"needs `{name}` to be {' and '.join(targets)} at once"
             problems.append(_ambiguous(root, message))
         for bound, definition in candidates.items():
-            needed.add(Import(bound.local, bound.module, bound.name, 0))
+            # two spellings of one import are one; `import a` and `import a.b` are two
+            same = bound.module if bound.target == bound.local else bound.target
+            needed.setdefault((bound.local, same), bound)
             if not is_allowed(bound.module):
                 problems.append(_forbidden(definition, bound))
     if problems:
         raise SourceError(problems)
-    return _written(needed)
+    return _written(needed.values())
 
 
 def is_allowed(module: str) -> bool:
@@ -107,15 +109,18 @@ def _written(needed: Iterable[Import]) -> str:
         mine = [bound for bound in needed if _is_torch(bound) is is_torch]
         lines = []
         for bound in sorted((b for b in mine if not b.name), key=lambda b: b.module):
-            plain = bound.local == bound.module.partition(".")[0]
-            lines.append(f"import {bound.module}" + ("" if plain else f" as {bound.local}"))
+            lines.append(f"import {bound.module}" + _renaming(bound, bound.module))
         named = sorted((b for b in mine if b.name), key=lambda b: (b.module, _order(b.name)))
         for module, group in groupby(named, key=lambda b: b.module):
-            names = [b.name if b.name == b.local else f"{b.name} as {b.local}" for b in group]
+            names = [b.name + _renaming(b, b.name) for b in group]
             lines.append(f"from {module} import {', '.join(names)}")
         if lines:
             sections.append("\n".join(lines) + "\n")
     return "\n".join(sections)
+
+
+def _renaming(bound: Import, name: str) -> str:
+    return "" if bound.local in (name, bound.target) else f" as {bound.local}"
 
 
 def _is_torch(bound: Import) -> bool:

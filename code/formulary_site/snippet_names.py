@@ -40,8 +40,9 @@ def final_names(
 
     def free(name: str, path: str) -> bool:
         for user, known in references.items():
-            meant = known.get(name, user if user.rpartition(".")[2] == name else "")
-            if name in read[user] and name not in bound[user] and meant != path:
+            # a definition that the user calls so gets a name of its own; an import would not
+            ours = name in known or user.rpartition(".")[2] == name
+            if name in read[user] and name not in bound[user] and not ours:
                 return False
             # `module.name` must not become a `name` that the user binds
             if name in bound[user] and (path in known.values() or not user):
@@ -59,7 +60,7 @@ def final_names(
         name = next((n for n in choices if n not in taken and free(n, definition.path)), None)
         if name is None:
             raise NameClashError(
-                definition, f"the name `{definition.name}` means something else in the same file"
+                definition, f"shares the name `{definition.name}` with something else in the file"
             )
         taken[name] = definition.path
     return {path: name for name, path in taken.items()}
@@ -79,7 +80,9 @@ def replacements(
             changed[definition.name] = final[definition.path]
         for name in _names(definition.node, ast.Store) - {definition.name}:
             if name in changed:
-                raise NameClashError(definition, f"`{name}` is a local name here and must change")
+                raise NameClashError(
+                    definition, f"binds `{name}`, which the file needs to call otherwise"
+                )
     return changed
 
 

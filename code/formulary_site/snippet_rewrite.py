@@ -71,7 +71,7 @@ def _names(source: Source, node: ast.AST, names: Mapping[str, str]) -> Iterator[
             start, end = source.span(part)
             # Python 3.11 misplaces what stands in an f-string
             if source.text[start:end].decode(errors="replace") != written:
-                raise ValueError(f"`{written}` must change but stands in an f-string")
+                raise ValueError(f"has `{written}` in an f-string, where it cannot be replaced")
             yield Edit(start, end, names[written])
 
 

@@ -65,13 +65,15 @@ def _parameter(
     start, end = item[0].start, item[-1].end
     notes = [", ".join(comments.pop(place) for place in sorted(comments) if start <= place <= end)]
     above = list[str]()
+    before = 0  # the line of the last parameter before this one
     for token in inside:
         if token.is_comment and item[0].line <= token.line <= item[-1].line:
             notes.append(token.string.lstrip("# "))
-        elif token.is_comment and token.line < item[0].line:
+        elif token.is_comment and before < token.line < item[0].line:
             above.append(token.string)
         elif not token.is_layout and token.line < item[0].line:
-            above.clear()  # they stood above or beside an earlier parameter
+            before = token.line
+            above.clear()
     yield from above
     text = _flat(source.apply(edits, start, end))
     note = "；".join(filter(None, notes))

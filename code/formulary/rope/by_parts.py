@@ -97,7 +97,7 @@ def wavelength_by_parts_frequencies(
 
 
 def _ramp(
-    theta: Float[Tensor, " pairs"], length: int, alpha: float, beta: float
+    theta: Float[Tensor, " pairs"], length: int, alpha: float | int, beta: float | int
 ) -> Float[Tensor, " pairs"]:
     """各对特征的斜坡 γ(r_i)，先检查训练长度。"""
     if not length > 0:

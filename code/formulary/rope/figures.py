@@ -105,6 +105,6 @@ def rotation() -> Figure:
         )
         score = score_by_offset(q, k, m - n, theta).item()
         panel.set(title=f"m = {m:.0f}，n = {n:.0f}，内积 {score:.3f}", aspect="equal")
-        panel.set(xlim=(-1.4, 1.4), ylim=(-0.5, 1.3), xlabel="第 0 个分量")
+        panel.set(xlim=(-1.55, 1.55), ylim=(-0.5, 1.3), xlabel="第 0 个分量")
     axes[0].set_ylabel("第 1 个分量")
     return figure

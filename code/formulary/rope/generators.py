@@ -66,13 +66,14 @@ def rotation_velocity(
         tensor([[ 0., -1.],
                 [ 1.,  0.]])
     """
+    velocity_at_zero = generator(d, base, dtype)  # B
 
     def rotation(t: Float[Tensor, ""]) -> Float[Tensor, "d d"]:
         return rotate_interleaved(torch.eye(d, dtype=dtype), t.expand(d), base).T
 
     t = torch.tensor(position, dtype=dtype)
     derivative = torch.autograd.functional.jacobian(rotation, t)
-    return derivative, generator(d, base, dtype) @ rotation(t)
+    return derivative, velocity_at_zero @ rotation(t)
 
 
 def exponential_rotation(

@@ -24,7 +24,7 @@ def positive_features(x: Float[Tensor, "*batch T d"]) -> Float[Tensor, "*batch T
         不写成 elu(x) + 1：float32 里 x < -17.4 时 e^x - 1 舍入成 -1，再加 1 便成了 0。
 
     出处:
-        Katharopoulos et al. 2020, arXiv:2006.16236, 式 (7)。
+        Katharopoulos et al. 2020, arXiv:2006.16236, 第 3.2 节。
 
     示例:
         >>> positive_features(torch.tensor([[0.0, 2.0]])).tolist()
@@ -55,7 +55,7 @@ def linear_attention(
         φ 与 varphi 都取 elu + 1；不含位置，不带因果掩码。
 
     出处:
-        Katharopoulos et al. 2020, arXiv:2006.16236, 式 (5)。
+        Katharopoulos et al. 2020, arXiv:2006.16236, 第 3.2 节。
 
     示例:
         >>> zero = torch.zeros(2, 1)
@@ -171,7 +171,7 @@ def rotary_linear_attention(
         ValueError: 形状对不上，或 d 为奇数。
 
     出处:
-        Su et al. 2021, arXiv:2104.09864v5, 式 (19)。
+        苏剑林 2021，《Transformer升级之路：2、博采众长的旋转式位置编码》，式 (19)。
 
     示例:
         >>> zero, at = torch.zeros(1, 2), torch.tensor([0])

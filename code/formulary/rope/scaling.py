@@ -255,7 +255,7 @@ def llama3_frequencies(
     return torch.where(is_high, theta, torch.where(is_low, interpolated, scaled))
 
 
-def _require_factor(factor: float) -> None:
+def _require_factor(factor: float | int) -> None:
     """拒绝小于 1、无穷大或非数的长度倍数。"""
     if not 1 <= factor < math.inf:
         raise ValueError(f"factor 必须是不小于 1 的有限数，得到 factor={factor}")
@@ -267,7 +267,7 @@ def _require_two_pairs(d: int) -> None:
         raise ValueError(f"d 必须是不小于 4 的偶数（至少两对，指数是 d/(d-2)），得到 d={d}")
 
 
-def _require_positive(name: str, value: float) -> None:
+def _require_positive(name: str, value: float | int) -> None:
     """拒绝不是有限正数的长度。"""
     if not 0 < value < math.inf:
         raise ValueError(f"{name} 必须是正数，得到 {name}={value}")

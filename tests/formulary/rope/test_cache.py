@@ -103,7 +103,7 @@ def test_KeyValueCache__equals_worked_states() -> None:
 
 
 def test_KeyValueCache__equals_hand_example() -> None:
-    """q 与键都是 (1, 0)、θ = 1：第 2 步的分数是 cos 2、cos 1、cos 0 除以 √2。"""
+    """q 与键都是 (1, 0)、θ = 1：第 2 步的输出是 2.781；忘了偏移，分数倒过来，是 1.873。"""
     one = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     cache = KeyValueCache(3)
     for value in (1.0, 2.0, 4.0):
@@ -113,6 +113,8 @@ def test_KeyValueCache__equals_hand_example() -> None:
     torch.testing.assert_close(cache.attend(one).item(), expected)
     assert [round(math.cos(distance), 3) for distance in (2, 1, 0)] == [-0.416, 0.54, 1.0]
     assert round(expected, 3) == 2.781
+    forgotten = (4 * weights[0] + 2 * weights[1] + weights[2]) / sum(weights)
+    assert round(forgotten, 3) == 1.873
 
 
 def test_KeyValueCache__differs_from_query_without_offset() -> None:

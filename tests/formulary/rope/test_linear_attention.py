@@ -92,6 +92,14 @@ def test_positive_features__matches_torch_elu_and_its_gradient() -> None:
     torch.testing.assert_close(actual_grad, torch.autograd.grad(expected.sum(), x)[0])
 
 
+def test_positive_features__is_positive_and_increasing() -> None:
+    """处处为正、严格递增，在 0 处连续：φ(0) = 1。"""
+    values = positive_features(torch.linspace(-30, 30, 61, dtype=torch.float64)[None])[0]
+    assert values.min() > 0
+    assert (values.diff() > 0).all()
+    assert values[30] == 1
+
+
 def test_positive_features__differs_from_elu_plus_one_in_float32() -> None:
     """x = -20 时 float32 的 elu(x) + 1 恰为 0，这里仍为 e^-20。"""
     x = torch.tensor([[-20.0]])
