@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from formulary_site.definitions import Definitions
 from formulary_site.project import Project
 from formulary_site.sandbox import Sandbox, run_fresh
@@ -42,7 +43,13 @@ def test_runnable_versions_are_laid_out_as_if_by_hand(tmp_path: Path) -> None:
     for path, code in all_runnable(DEFINITIONS, PATHS).items():
         (tmp_path / f"{path}.py").write_text(code, "utf-8")
     ruff = [sys.executable, "-m", "ruff"]
-    options = ["--isolated", "--no-cache", f"--line-length={WIDTH}", str(tmp_path)]
+    options = [
+        "--isolated",
+        "--no-cache",
+        "--target-version=py311",
+        f"--line-length={WIDTH}",
+        str(tmp_path),
+    ]
     # F: unused or unknown names; I: order of imports
     for command in (["check", "--select=F,I,E501"], ["format", "--diff"]):
         done = subprocess.run([*ruff, *command, *options], capture_output=True, encoding="utf-8")

@@ -82,7 +82,7 @@ def _hunt(
             return 1
         seconds[task.tests] = result.seconds
     tasks = [
-        forks.Task(tests[definition.path], mutant, 10 + 5 * seconds[tests[definition.path]])
+        forks.Task(tests[definition.path], mutant, 3 + 5 * seconds[tests[definition.path]])
         for definition in chosen
         if tests[definition.path]
         for mutant in mutants(definition)

@@ -56,7 +56,8 @@ class Sandbox:
 
     def close(self) -> None:
         """End the process."""
-        assert self._server.stdin and self._server.stdout
+        assert self._server.stdin
+        assert self._server.stdout
         self._server.stdin.close()
         self._server.wait()
         self._server.stdout.close()

@@ -131,7 +131,7 @@ def test_wrong_code_is_noticed_through_whatever_needs_it(project: Project) -> No
     write(project, MODULE, TEST)
     done = hunt(project, "toy.scaled", "toy._shift", "toy.SCALE")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.split()[-5:] == ["total", "7", "7", "0", "0"]
+    assert done.stdout.split()[-5:] == ["total", "8", "8", "0", "0"]
 
 
 def test_what_no_test_notices_is_reported_unless_excused(project: Project) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from formulary_site.sandbox import Sandbox, run_fresh
 
 
@@ -129,14 +130,21 @@ def test_writing_outside_is_refused(sandbox: Sandbox, tmp_path: Path, code: str)
 def test_the_working_folder_is_empty_and_writable(sandbox: Sandbox) -> None:
     code = """
 import os
+import tempfile
 from pathlib import Path
+
+import torch
 
 print(os.listdir())
 Path("a").write_text("b")
 print(Path("a").read_text())
+with tempfile.TemporaryDirectory() as folder:
+    torch.save(torch.ones(1), Path(folder, "c"))
+    print(torch.load(Path(folder, "c")))
 """
     for _ in range(2):
-        assert sandbox.run(code, "[]\nb\n").ok
+        outcome = sandbox.run(code, "[]\nb\ntensor([1.])\n")
+        assert outcome.ok, outcome.traceback
 
 
 @pytest.mark.parametrize(

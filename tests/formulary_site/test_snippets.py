@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from formulary_site.definitions import Definitions
 from formulary_site.problems import Problem, SourceError
 from formulary_site.project import Project
@@ -247,7 +248,8 @@ def test_clashing_names_get_their_module_in_front(tmp_path: Path) -> None:
     assert "def base_act(x: int) -> int:\n    return " in code
     assert "if x else base_act(1)" in code
     assert "def act(x: int) -> int:\n    return _norm(base_act(x))" in code
-    assert "STEP = 5" in code and "BASE_STEP = 2" in code
+    assert "STEP = 5" in code
+    assert "BASE_STEP = 2" in code
 
 
 def test_a_local_name_does_not_hide_a_definition(tmp_path: Path) -> None:

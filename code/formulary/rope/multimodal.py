@@ -137,14 +137,14 @@ def mrope_position_ids(
         raise ValueError(f"segments 不能为空且 interval 不能为负，得到 {segments}、{interval}")
     start, blocks = 0, []
     for segment in segments:
-        grid = (segment, 1, 1) if isinstance(segment, int) else segment
+        grid = (segment,) * 3 if isinstance(segment, int) else segment
         if len(grid) != 3 or min(grid) < 1:
             raise ValueError(f"segments 的每段须为正整数或三个正整数，得到 {segment}")
         if isinstance(segment, int):
             block = torch.arange(segment).expand(3, -1)
         else:
             frames, rows, columns = grid
-            times = (torch.arange(frames, dtype=torch.float64) * interval).long()
+            times = (torch.arange(frames) * interval).long()
             axes = (times, torch.arange(rows), torch.arange(columns))
             block = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
         blocks.append(start + block)

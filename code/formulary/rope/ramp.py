@@ -49,8 +49,7 @@ def unseen_angles(
         raise ValueError(f"factor 必须是不小于 1 的有限数，得到 factor={factor}")
     if not original_max_position_embeddings > 0:
         raise ValueError(
-            "original_max_position_embeddings 必须是正数，"
-            f"得到 {original_max_position_embeddings}"
+            f"original_max_position_embeddings 必须是正数，得到 {original_max_position_embeddings}"
         )
     rotations = original_max_position_embeddings * original / (2 * math.pi)
     return (rotations < 1) & (factor * scaled > original * (1 + 1e-5))
@@ -114,8 +113,7 @@ def rotation_index(
         raise ValueError(f"base 必须是大于 1 的有限数（要除以 ln base），得到 base={base}")
     if not original_max_position_embeddings > 0:
         raise ValueError(
-            "original_max_position_embeddings 必须是正数，"
-            f"得到 {original_max_position_embeddings}"
+            f"original_max_position_embeddings 必须是正数，得到 {original_max_position_embeddings}"
         )
     if not 0 < rotations < math.inf:
         raise ValueError(f"rotations 必须是正数，得到 rotations={rotations}")

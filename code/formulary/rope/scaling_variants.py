@@ -98,9 +98,7 @@ def longrope_frequencies(
     return inverse_frequencies(d, float(base), factors.dtype) / factors
 
 
-def longrope_attention_factor(
-    factor: float | int, original_max_position_embeddings: int
-) -> float:
+def longrope_attention_factor(factor: float | int, original_max_position_embeddings: int) -> float:
     r"""LongRoPE 的注意力系数：√(1 + ln s / ln L)，乘在余弦表与正弦表上。
 
     Args:

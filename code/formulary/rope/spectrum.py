@@ -40,13 +40,13 @@ def wavelengths(
 
 
 def turns(
-    d: int, length: float, base: float = 10_000.0, dtype: torch.dtype = torch.float32
+    d: int, length: int, base: float = 10_000.0, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, " pairs"]:
     r"""第 i 对特征在长度 L 之内转过的圈数 r_i = L/λ_i。
 
     Args:
         d: 特征维数，正偶数。
-        length: 序列长度 L（步），大于 0。
+        length: 序列长度 L（步），正整数。
         base: 底数 b（无量纲）。
         dtype: 返回值的浮点类型。
 
@@ -68,12 +68,12 @@ def turns(
     return length / wavelengths(d, base, dtype)
 
 
-def unfinished_pairs(d: int, length: float, base: float = 10_000.0) -> int:
+def unfinished_pairs(d: int, length: int, base: float = 10_000.0) -> int:
     r"""在长度 L 之内转不满一圈的特征对有多少：由波长反解出分界的下标。
 
     Args:
         d: 特征维数，正偶数。
-        length: 序列长度 L（步），大于 0。
+        length: 序列长度 L（步），正整数。
         base: 底数 b（无量纲），大于 1。
 
     Returns:

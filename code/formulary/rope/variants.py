@@ -43,7 +43,7 @@ def rotate_partial(
         >>> rotate_partial(x, torch.tensor([torch.pi / 2]), rotary_dim=2).round() + 0.0
         tensor([[0., 1., 5., 6.]])
     """
-    if rotary_dim <= 0 or rotary_dim % 2 or rotary_dim > x.shape[-1]:
+    if rotary_dim % 2 or not 0 < rotary_dim <= x.shape[-1]:
         raise ValueError(
             f"rotary_dim 须为不超过 d={x.shape[-1]} 的正偶数，得到 rotary_dim={rotary_dim}"
         )

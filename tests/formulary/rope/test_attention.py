@@ -113,6 +113,24 @@ def test_rope_scores__equals_worked_example() -> None:
         actual = rope_scores(q, k, torch.tensor([m]), torch.tensor([n]), base=100.0)
         torch.testing.assert_close(actual, torch.tensor([[expected]], dtype=torch.float64))
     assert round(expected, 4) == 4.5041
+    swapped = rope_scores(q, k, torch.tensor([1]), torch.tensor([3]), base=100.0)
+    assert round(swapped.item(), 4) == 6.72
+
+
+def test_rope_scores__differs_from_opposite_key_rotation() -> None:
+    """键反着转时，内积只依赖 m + n 而不是 m - n。"""
+    q, k = _random(6), _random(6, seed=4)
+
+    def opposite(m: float, n: float) -> Tensor:
+        return (_dense(m, 6) @ q) @ (_dense(-n, 6) @ k)
+
+    torch.testing.assert_close(opposite(5, 3), opposite(7, 1))
+    assert (opposite(5, 3) - opposite(7, 5)).abs() > 0.1
+    at, shifted = (
+        rope_scores(q[None], k[None], torch.tensor([m]), torch.tensor([m - 2]), BASE)
+        for m in (5, 7)
+    )
+    torch.testing.assert_close(at, shifted)
 
 
 def test_rope_scores__differs_from_opposite_offset() -> None:

@@ -48,10 +48,10 @@ def test_pair_products__matches_python_complex() -> None:
                 for i in range(3)
             ]
             for a, b in zip(q.tolist(), k.tolist(), strict=True)
-        ]
-    ).to(torch.complex128)
-    expected = expected if expected.dtype == torch.complex128 else expected.to(torch.complex128)
-    torch.testing.assert_close(pair_products(q, k), expected, check_dtype=False)
+        ],
+        dtype=torch.complex128,
+    )
+    torch.testing.assert_close(pair_products(q, k), expected)
 
 
 def test_pair_products__equals_inner_product_in_real_part() -> None:
@@ -103,7 +103,7 @@ def test_score_curve__matches_dense_matrices(m: int, n: int) -> None:
 
 
 def test_score_curve__equals_worked_example() -> None:
-    """d = 4、b = 10000、q = k = (1,0,1,0)：内积是 cos Δ + cos(Δ/100)。"""
+    """手算一例（d = 4、b = 10000、q = k = (1,0,1,0)）：内积是 cos Δ + cos(Δ/100)。"""
     q = torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=F64)
     deltas = torch.tensor([0, 1, 100])
     expected = [math.cos(x) + math.cos(x / 100) for x in (0, 1, 100)]

@@ -365,6 +365,15 @@ def test_rotation_matrix__equals_worked_example() -> None:
         )
 
 
+def test_rotation_matrix__equals_worked_example_of_key() -> None:
+    """取 b = 100：k = (1, 1, 1, 1) 在位置 1 处的旋转，与正文手算的数相同。"""
+    k = torch.ones(4, dtype=torch.float64)
+    actual = rotation_matrix(1.0, 4, base=100.0, dtype=torch.float64) @ k
+    expected = torch.tensor([-0.3012, 1.3818, 0.8952, 1.0948], dtype=torch.float64)
+    # 正文只印四位小数
+    torch.testing.assert_close(actual, expected, rtol=0, atol=5e-5)
+
+
 def test_rotation_matrix__rejects_odd_dimension() -> None:
     """维数 d 为奇数时报错并指出 d。"""
     with pytest.raises(ValueError, match="d 必须是正偶数"):

@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from formulary.rope.dynamic_cache import stale_key_phases
 from formulary.rope.scaling import dynamic_ntk_frequencies
@@ -61,15 +63,36 @@ def test_stale_key_phases__differs_from_fresh_keys() -> None:
     assert (stale - shifted).abs() > 0.5
 
 
-def test_stale_key_phases__bounds_extra_phase_in_article() -> None:
-    """d=128、α=2、L=4096：4096 步时缓存的键到 8192 步时，第 28 对多出的相位最大，超过 11 圈。"""
+def test_stale_key_phases__matches_transformers() -> None:
+    """transformers 5.23.0 的 dynamic：先后两次算出的旋转表之差，正是这个相位。"""
+    config = LlamaConfig(
+        head_dim=16,
+        hidden_size=32,
+        num_attention_heads=2,
+        max_position_embeddings=100,
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+    )
+    rotary, x, keys = LlamaRotaryEmbedding(config), torch.ones(1, 1, 16), torch.arange(150)
+    key_cos, key_sin = rotary(x, keys[None])  # 此时长度是 150，键旋转后写入缓存
+    query_cos, query_sin = rotary(x, torch.tensor([[399]]))  # 长度到 400，频率已换
+    keys_then = torch.complex(key_cos, key_sin)[0, :, :8]
+    query_now = torch.complex(query_cos, query_sin)[0, :, :8]
+    current, cached = _tables()
+    expected = torch.exp(1j * stale_key_phases(399, keys, current, cached))
+    # 对方的表是 float32，位置 399 的角度有约 2e-5 的舍入
+    torch.testing.assert_close(
+        (query_now * keys_then.conj()).to(torch.complex128), expected, rtol=0, atol=1e-4
+    )
+
+
+def test_stale_key_phases__equals_article_numbers() -> None:
+    """d=128、α=2、L=4096，长度到 8192：位置 4095 的旧键有 45 对多转半圈以上，最多 27.3 圈。"""
     current = dynamic_ntk_frequencies(128, 1e4, 2, 4096, 8192, dtype=torch.float64)
     cached = dynamic_ntk_frequencies(128, 1e4, 2, 4096, 4096, dtype=torch.float64)
-    keys = torch.tensor([4095])
-    extra = stale_key_phases(8191, keys, current, cached) - (8191 - 4095) * current
-    turns = extra.abs()[0] / (2 * math.pi)
-    assert turns.argmax() < 32
-    assert turns.max() > 10
+    phases = stale_key_phases(8191, torch.tensor([4095]), current, cached)[0]
+    turns = (phases - (8191 - 4095) * current).abs() / (2 * math.pi)
+    assert (turns > 0.5).sum() == 45
+    assert (turns.argmax().item(), round(turns.max().item(), 1)) == (7, 27.3)
 
 
 def test_stale_key_phases__rejects_mismatched_frequencies() -> None:

@@ -61,10 +61,10 @@ def test_generator__matches_finite_difference() -> None:
 
 def test_generator__is_antisymmetric() -> None:
     """Bᵀ = -B，且 B² 是对角阵，对角元是 -θ_i²，每个出现两次。"""
-    B = generator(8, base=16.0, dtype=F64)
-    torch.testing.assert_close(B.T, -B)
+    velocity = generator(8, base=16.0, dtype=F64)
+    torch.testing.assert_close(velocity.T, -velocity)
     squares = torch.tensor([1.0, 1.0, 1 / 4, 1 / 4, 1 / 16, 1 / 16, 1 / 64, 1 / 64], dtype=F64)
-    torch.testing.assert_close(B @ B, -torch.diag(squares))
+    torch.testing.assert_close(velocity @ velocity, -torch.diag(squares))
 
 
 def test_generator__rejects_odd_d() -> None:
@@ -98,17 +98,17 @@ def test_rotation_velocity__rejects_odd_d() -> None:
 @pytest.mark.parametrize("position", [17.0, -2.5])
 def test_exponential_rotation__matches_scipy_expm(position: float) -> None:
     """与 scipy 对手写生成元求的矩阵指数一致。"""
-    B = torch.zeros(6, 6, dtype=F64)
+    velocity = torch.zeros(6, 6, dtype=F64)
     for i in range(3):
-        B[2 * i + 1, 2 * i] = 1000.0 ** (-i / 3)
-        B[2 * i, 2 * i + 1] = -(1000.0 ** (-i / 3))
-    expected = torch.from_numpy(scipy.linalg.expm(position * B.numpy()))
+        velocity[2 * i + 1, 2 * i] = 1000.0 ** (-i / 3)
+        velocity[2 * i, 2 * i + 1] = -(1000.0 ** (-i / 3))
+    expected = torch.from_numpy(scipy.linalg.expm(position * velocity.numpy()))
     actual = exponential_rotation(6, position, base=1000.0, dtype=F64)
     torch.testing.assert_close(actual, expected)
 
 
 def test_exponential_rotation__equals_blocks_of_cosines() -> None:
-    """d = 4、b = 100、n = 10：两块的转角是 10 与 1 弧度。"""
+    """手算一例（d = 4、b = 100、n = 10）：两块的转角是 10 与 1 弧度。"""
     actual = exponential_rotation(4, 10.0, base=100.0, dtype=F64)
     torch.testing.assert_close(actual, blocks([10.0, 1.0]))
 
@@ -121,31 +121,32 @@ def test_exponential_rotation__rejects_odd_d() -> None:
 
 def test_bch_exponent__matches_scipy_logm() -> None:
     """与矩阵对数之差是三阶小量：把 B 缩小一半，差缩小到八分之一。"""
-    B, errors = 0.02 * random(4, 4, seed=1), []
-    for matrix in (B, B / 2):
+    velocity, errors = 0.02 * random(4, 4, seed=1), []
+    for matrix in (velocity, velocity / 2):
         product = torch.linalg.matrix_exp(3 * matrix.T) @ torch.linalg.matrix_exp(2 * matrix)
         exact = torch.from_numpy(scipy.linalg.logm(product.numpy()))
         errors.append((bch_exponent(matrix, 3.0, 2.0) - exact).abs().max())
-    assert errors[0] < 1e-3 < bch_exponent(B, 3.0, 2.0).abs().max()
+    assert errors[0] < 1e-3 < bch_exponent(velocity, 3.0, 2.0).abs().max()
     assert 7.0 < errors[0] / errors[1] < 9.0
 
 
 def test_bch_exponent__equals_relative_exponent_when_antisymmetric() -> None:
     """B 反对称时交换子为零，指数恰为 (n-m)B，两个指数之积只依赖 n-m。"""
     half = random(5, 5, seed=2)
-    B = half - half.T
-    torch.testing.assert_close(bch_exponent(B, 3.5, -2.0), -5.5 * B)
-    product = torch.linalg.matrix_exp(1.5 * B.T) @ torch.linalg.matrix_exp(0.5 * B)
-    torch.testing.assert_close(product, torch.linalg.matrix_exp(-1.0 * B))
+    velocity = half - half.T
+    torch.testing.assert_close(bch_exponent(velocity, 3.5, -2.0), -5.5 * velocity)
+    product = torch.linalg.matrix_exp(1.5 * velocity.T) @ torch.linalg.matrix_exp(0.5 * velocity)
+    torch.testing.assert_close(product, torch.linalg.matrix_exp(-1.0 * velocity))
 
 
 def test_bch_exponent__differs_from_relative_exponent_with_symmetric_part() -> None:
     """反对称阵加上一点对称的扰动，乘积就不再只依赖 n-m。"""
     half = 0.3 * random(4, 4, seed=3)
-    B = half - half.T + 0.05 * (half + half.T)
-    assert (bch_exponent(B, 2.0, 3.0) - B).abs().max() > 1e-2
+    velocity = half - half.T + 0.05 * (half + half.T)
+    assert (bch_exponent(velocity, 2.0, 3.0) - velocity).abs().max() > 1e-2
     here, there = (
-        torch.linalg.matrix_exp(m * B.T) @ torch.linalg.matrix_exp((m + 1) * B) for m in (0, 2)
+        torch.linalg.matrix_exp(m * velocity.T) @ torch.linalg.matrix_exp((m + 1) * velocity)
+        for m in (0, 2)
     )
     assert (here - there).abs().max() > 1e-2
 

@@ -77,6 +77,10 @@ def test_rotate_axial__equals_worked_example() -> None:
     actual = rotate_axial(x, torch.tensor([[3, 2]]))
     expected = [f(a) for a in (3.0, 0.3, 2.0, 0.2) for f in (math.cos, math.sin)]
     torch.testing.assert_close(actual, torch.tensor([expected], dtype=torch.float64))
+    key = rotate_axial(x, torch.tensor([[5, 1]]))
+    score = math.cos(2) + math.cos(0.2) + math.cos(1) + math.cos(0.1)
+    torch.testing.assert_close((actual * key).sum().item(), score)
+    assert round(score, 4) == 2.0992
 
 
 def test_rotate_axial__rejects_bad_shapes() -> None:

@@ -88,6 +88,7 @@ def test_mrope_interleaved_axes__equals_worked_example() -> None:
     axes = mrope_interleaved_axes((24, 20, 20))
     assert axes.tolist() == [0, 1, 2] * 20 + [0] * 4
     assert axes.bincount().tolist() == [24, 20, 20]
+    assert mrope_interleaved_axes((2, 1, 0)).tolist() == [0, 1, 0]
 
 
 def test_mrope_interleaved_axes__matches_loop() -> None:
@@ -138,6 +139,18 @@ def test_mrope_angles__matches_loop() -> None:
             expected[t, i] = positions[axes[i], t].item() * 500.0 ** (-2 * i / 10)
     actual = mrope_angles(positions, axes, base=500.0, dtype=torch.float64)
     torch.testing.assert_close(actual, expected)
+
+
+def test_mrope_angles__equals_worked_example() -> None:
+    """b = 1e6、相隔 50 格：分段时高、宽最快的一对转 1.58、0.0089 弧度，交替时宽的 θ_2 是 0.649。"""
+    apart = torch.full((3, 1), 50.0, dtype=torch.float64)
+    angles = mrope_angles(apart, mrope_axes((16, 24, 24)), dtype=torch.float64)[0]
+    torch.testing.assert_close(angles[16].item(), 50 * 10**-1.5)
+    torch.testing.assert_close(angles[40].item(), 50 * 10**-3.75)
+    assert mrope_interleaved_axes((24, 20, 20)).tolist().index(2) == 2
+    single = mrope_angles(apart / 50, mrope_interleaved_axes((24, 20, 20)))[0]
+    assert single.dtype == torch.float32
+    assert round(single[2].item(), 3) == 0.649
 
 
 def test_mrope_angles__limit_text_only() -> None:
@@ -203,6 +216,12 @@ def test_mrope_position_ids__equals_worked_example() -> None:
     assert ids[:, -2].tolist() == [11, 11, 11]
     assert ids[:, 3].tolist() == [3, 3, 3]
     assert ids[:, 66].tolist() == [3, 10, 10]
+    expected = [
+        [0, 1, 2, 2, 2, 2, 2, 2, 5, 6],
+        [0, 1, 2, 2, 2, 3, 3, 3, 5, 6],
+        [0, 1, 2, 3, 4, 2, 3, 4, 5, 6],
+    ]
+    assert mrope_position_ids([2, (1, 2, 3), 2]).tolist() == expected
 
 
 def test_mrope_position_ids__differs_from_token_count_counter() -> None:
@@ -228,6 +247,8 @@ def test_mrope_position_ids__differs_from_truncate_before_multiply() -> None:
     truncated = [f * 2 * int(0.5) for f in range(4)]
     assert ids[0].tolist() == [0, 1, 2, 3]
     assert truncated == [0, 0, 0, 0]
+    assert mrope_position_ids([(4, 1, 1)], interval=0.5)[0].tolist() == [0, 0, 1, 1]
+    assert mrope_position_ids([(4, 1, 1)], interval=0.0)[0].tolist() == [0, 0, 0, 0]
 
 
 def test_mrope_position_ids__differs_from_spatial_counter() -> None:

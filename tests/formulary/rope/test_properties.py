@@ -34,11 +34,11 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def test_orthogonality__matches_dense_matrix() -> None:
     """格拉姆矩阵、行列式、范数与手写的稠密旋转矩阵算出的一致。"""
-    q, R = random(6), dense(-13.7, 6, 50.0)
+    q, rotation = random(6), dense(-13.7, 6, 50.0)
     gram, determinant, norm = orthogonality(q, -13.7, base=50.0)
-    torch.testing.assert_close(gram, R.T @ R)
-    torch.testing.assert_close(determinant, torch.linalg.det(R))
-    torch.testing.assert_close(norm, (R @ q).square().sum().sqrt())
+    torch.testing.assert_close(gram, rotation.T @ rotation)
+    torch.testing.assert_close(determinant, torch.linalg.det(rotation))
+    torch.testing.assert_close(norm, (rotation @ q).square().sum().sqrt())
 
 
 @pytest.mark.parametrize("position", [0.0, 1.0, 2.5, -40.0, 1e4])
@@ -85,9 +85,9 @@ def test_composition__rejects_positions_of_other_length() -> None:
 
 def test_inverse_rotations__matches_dense_matrix() -> None:
     """三种写法都是手写的稠密旋转矩阵的逆。"""
-    R = dense(17.25, 6, 80.0)
+    rotation = dense(17.25, 6, 80.0)
     for inverse in inverse_rotations(6, 17.25, base=80.0, dtype=F64):
-        torch.testing.assert_close(inverse, torch.linalg.solve(R, torch.eye(6, dtype=F64)))
+        torch.testing.assert_close(inverse, torch.linalg.solve(rotation, torch.eye(6, dtype=F64)))
 
 
 def test_inverse_rotations__is_one_matrix_written_three_ways() -> None:
@@ -152,9 +152,9 @@ def test_rotary_function__matches_dense_gradient() -> None:
     y = RotaryFunction.apply(x, positions, 30.0)
     y.backward(g)
     for t in range(3):
-        R = dense(positions[t].item(), 4, 30.0)
-        torch.testing.assert_close(y[:, t], x[:, t] @ R.T)
-        torch.testing.assert_close(x.grad[:, t], g[:, t] @ R)
+        rotation = dense(positions[t].item(), 4, 30.0)
+        torch.testing.assert_close(y[:, t], x[:, t] @ rotation.T)
+        torch.testing.assert_close(x.grad[:, t], g[:, t] @ rotation)
 
 
 def test_rotary_function__matches_finite_differences() -> None:

@@ -14,8 +14,8 @@ from formulary.rope.ramp import index_ramp, rotation_index, rotation_ramp, unsee
 def test_unseen_angles__matches_brute_force() -> None:
     """逐步走完训练长度与目标长度，看每一对有没有转到更远、且没转满一圈的角度。"""
     length, factor = 40, 3
-    original = torch.tensor([1.0, 0.15, 0.12, 0.12, 0.05, 0.05], dtype=torch.float64)
-    scaled = torch.tensor([1.0, 0.15, 0.04, 0.06, 0.05, 0.05 / 3], dtype=torch.float64)
+    original = torch.tensor([1.0, 0.16, 0.12, 0.12, 0.05, 0.05], dtype=torch.float64)
+    scaled = torch.tensor([1.0, 0.16, 0.04, 0.06, 0.05, 0.05 / 3], dtype=torch.float64)
     expected = []
     for before, after in zip(original.tolist(), scaled.tolist(), strict=True):
         seen = {round(before * length * step / 4000, 9) for step in range(4001)}

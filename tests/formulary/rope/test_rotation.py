@@ -152,6 +152,22 @@ def test_rotate_interleaved__differs_from_swapped_tables() -> None:
     assert (rotate_interleaved(x, torch.zeros(1)) - wrong).abs().max() > 0.1
 
 
+def test_rotate_interleaved__differs_from_repeated_table() -> None:
+    """表排成 [c; c] 而取负交换按相邻两维来做，就不再是旋转：长度也变了。"""
+    x, d = _random(5, 8), 8
+    angles = POSITIONS[:, None] * torch.tensor(
+        [BASE ** (-2 * i / d) for i in range(d // 2)], dtype=torch.float64
+    )
+    swapped = torch.stack((-x[:, 1::2], x[:, 0::2]), dim=-1).flatten(-2)
+    cos, sin = angles.cos(), angles.sin()
+    right = x * cos.repeat_interleave(2, -1) + swapped * sin.repeat_interleave(2, -1)
+    wrong = x * cos.repeat(1, 2) + swapped * sin.repeat(1, 2)
+    actual = rotate_interleaved(x, POSITIONS, BASE)
+    torch.testing.assert_close(actual, right)
+    assert (wrong - actual).abs().max() > 0.1
+    assert (wrong.norm(dim=-1) - x.norm(dim=-1)).abs().max() > 0.1
+
+
 def test_rotate_interleaved__rejects_odd_dimension() -> None:
     """特征维数为奇数时报错并指出 x。"""
     with pytest.raises(ValueError, match="x 的形状"):

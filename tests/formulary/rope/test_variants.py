@@ -79,6 +79,14 @@ def test_rotate_partial__equals_worked_example() -> None:
     torch.testing.assert_close(angle, torch.tensor(10**-0.5, dtype=torch.float64))
 
 
+def test_rotate_partial__limit_whole_head() -> None:
+    """d_r = d 时整个头都旋转：只剩对半布局的普通 RoPE。"""
+    x, positions = random(2, 6, seed=13), [1.0, 8.0]
+    pairs, theta = [(i, i + 3) for i in range(3)], [10_000 ** (-i / 3) for i in range(3)]
+    expected = torch.stack([rotate_pairs(r, m, pairs, theta) for r, m in zip(x, positions)])
+    torch.testing.assert_close(rotate_partial(x, torch.tensor(positions), 6), expected)
+
+
 def test_rotate_partial__differs_from_head_dim_denominator() -> None:
     """分母与配对都按整个头取的写法：位置 0 处一致，位置 1 处就已不同，打分也不同。"""
     x, y = random(3, 64, seed=2), random(3, 64, seed=3)
@@ -123,6 +131,7 @@ def test_proportional_frequencies__equals_worked_example() -> None:
     expected = torch.tensor([1.0, 0.5, 0.25, 0.0, 0.0, 0.0], dtype=torch.float64)
     torch.testing.assert_close(actual, expected)
     assert proportional_frequencies(12, 0.49, base=64.0).count_nonzero() == 2
+    assert proportional_frequencies(12, 0.0).tolist() == [0.0] * 6
 
 
 def test_proportional_frequencies__differs_from_partial_rotary() -> None:
@@ -171,9 +180,9 @@ def xpos_by_loop(x: torch.Tensor, positions, sign, base=10_000.0, scale_base=512
 def test_rotate_xpos__matches_loop() -> None:
     """查询与键都与逐元素的复数循环一致。"""
     x, positions = random(4, 6, seed=6), [0, 3, 77, 600]
-    for sign in (1, -1):
-        actual = rotate_xpos(x, torch.tensor(positions), sign, base=50.0, scale_base=100.0)
-        torch.testing.assert_close(actual, xpos_by_loop(x, positions, sign, 50.0, 100.0))
+    for sign, scale_base in ((1, 100.0), (-1, 100.0), (1, 0.5)):
+        actual = rotate_xpos(x, torch.tensor(positions), sign, 50.0, scale_base)
+        torch.testing.assert_close(actual, xpos_by_loop(x, positions, sign, 50.0, scale_base))
     default = rotate_xpos(x, torch.tensor(positions), 1)
     torch.testing.assert_close(default, xpos_by_loop(x, positions, 1))
 
@@ -243,7 +252,7 @@ def test_xpos_score__matches_loop() -> None:
     """与把查询放在 m、键放在 n 逐元素算出的内积一致。"""
     q, k = random(1, 6, seed=9), random(1, 6, seed=10)
     deltas = torch.tensor([0.0, 1.0, 37.0, 900.0, -5.0], dtype=torch.float64)
-    for base, scale_base in ((10_000.0, 512.0), (30.0, 64.0)):
+    for base, scale_base in ((10_000.0, 512.0), (30.0, 64.0), (30.0, 0.75)):
         expected = []
         for delta in deltas.tolist():
             a = xpos_by_loop(q, [delta + 20], 1, base, scale_base)
