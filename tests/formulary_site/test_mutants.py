@@ -33,12 +33,7 @@ def changes(project: Project, body: str, head: str = "def f(x, y):") -> set[str]
     return {mutant.after for mutant in mutants(definitions["toy.f"])}
 
 
-def hunt(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
-    program = (
-        "import sys; from pathlib import Path; from formulary_site.mutants import main;"
-        "from formulary_site.project import Project;"
-        "sys.exit(main(Project(Path('.').resolve()), sys.argv[1:]))"
-    )
+def python(project: Project, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", program, *arguments],
         cwd=project.root,
@@ -48,6 +43,15 @@ def hunt(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=120,
     )
+
+
+def hunt(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = (
+        "import sys; from pathlib import Path; from formulary_site.mutants import main;"
+        "from formulary_site.project import Project;"
+        "sys.exit(main(Project(Path('.').resolve()), sys.argv[1:]))"
+    )
+    return python(project, program, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +154,28 @@ def test_what_no_test_notices_is_reported_unless_excused(project: Project) -> No
     assert "bad-excuse" in hunt(project, "toy._shift").stderr
 
 
-def test_an_endless_loop_is_noticed_and_an_unused_excuse_too(project: Project) -> None:
-    write(project, MODULE.replace("n -= 1", "n = n - 1"), TEST)
+def test_an_endless_loop_is_noticed(project: Project) -> None:
+    definitions = write(project, MODULE, TEST)
+    assert [m.line for m in mutants(definitions["toy.loop"]) if m.after == "n += 1"] == [12]
+    program = (
+        "from formulary_site.mutants import *;"
+        "project = Project(Path('.').resolve());"
+        "found = mutants(Definitions.load(project)['toy.loop']);"
+        "tests = ('tests/formulary/test_toy.py::test_loop__equals_zero',);"
+        "tasks = [forks.Task(tests, m, 0.5) for m in found if m.after == 'n += 1'];"
+        "forks.warm([]);"
+        "print([result.passed for _, result in forks.run(project, tasks, 1)])"
+    )
+    done = python(project, program)
+    assert done.stdout.strip() == "[False]", done.stderr
+
+
+def test_an_unused_excuse_is_reported(project: Project) -> None:
+    write(
+        project,
+        MODULE.partition("def loop")[0],
+        TEST.partition("def test_loop")[0].replace("loop, ", ""),
+    )
     (project.tests / "equivalent_mutants.toml").write_text(
         '[[mutant]]\nfile = "code/formulary/toy.py"\nmutated = "gone"\nreason = "r"\n', "utf-8"
     )

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from formulary_site import proof  # `tests_of` by name would be collected as a test
 from formulary_site.definitions import Definitions
 from formulary_site.problems import Problem
 from formulary_site.project import Project
-from formulary_site import proof  # `tests_of` by name would be collected as a test
 from formulary_site.proof import Test, problems
 
 MODULE = '''

@@ -8,10 +8,27 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 
+from formulary.rope.bounds import mean_partial_sum, trivial_bound
+from formulary.rope.by_parts import by_parts_frequencies
+from formulary.rope.decay import pair_products, phases
 from formulary.rope.derivation import rotate_pair, score_by_offset
 from formulary.rope.frequencies import inverse_frequencies
+from formulary.rope.interpolation import (
+    chord,
+    fourier_score,
+    published_error_bound,
+    score_error_bound,
+)
 from formulary.rope.multidimensional import axial_scores, rotate_mixed
 from formulary.rope.precision import largest_exact_position, phase_error, unit_roundoff
+from formulary.rope.ramp import rotation_index
+from formulary.rope.scaling import (
+    linear_frequencies,
+    llama3_frequencies,
+    ntk_frequencies,
+    yarn_frequencies,
+)
+from formulary.rope.spectrum import unfinished_pairs, wavelengths
 
 
 def axial() -> Figure:
@@ -107,4 +124,97 @@ def rotation() -> Figure:
         panel.set(title=f"m = {m:.0f}，n = {n:.0f}，内积 {score:.3f}", aspect="equal")
         panel.set(xlim=(-1.55, 1.55), ylim=(-0.5, 1.3), xlabel="第 0 个分量")
     axes[0].set_ylabel("第 1 个分量")
+    return figure
+
+
+def angles() -> Figure:
+    """各对特征的转角余弦随位置的变化，以及波长与训练长度的比较。"""
+    d, length = 128, 4096
+    cosines = phases(torch.arange(257), d).real.T  # 一行一对特征
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(7.2, 3.4), layout="constrained", width_ratios=(1.15, 1)
+    )
+    image = left.imshow(cosines, aspect="auto", origin="lower", cmap="RdBu_r", interpolation="none")
+    left.set(xlabel="位置 m（步）", ylabel="特征对 i", title="cos(mθ)")
+    left.grid(False)
+    figure.colorbar(image, ax=left)
+    pairs = torch.arange(d // 2)
+    for base, color, label in ((1e4, "C0", "b = 1e4"), (5e5, "C1", "b = 5e5")):
+        right.semilogy(pairs, wavelengths(d, base), color=color, label=label)
+        boundary = d // 2 - unfinished_pairs(d, length, base)
+        right.plot(boundary, wavelengths(d, base)[boundary], "o", color=color)
+    right.axhline(length, color="C2", linestyle="--", label=f"L = {length}")
+    right.set(xlabel="特征对 i", ylabel="波长 λ（步）", title="波长；圆点起转不满一圈")
+    right.legend()
+    return figure
+
+
+def decay() -> Figure:
+    """Abel 界里的 B(Δ) 随距离下降，随机查询与键的内积却不随距离变小。"""
+    d = 128
+    deltas = torch.logspace(0, 12, 160, base=2.0).round().unique()
+    generator = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 200, d, generator=generator)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.4), layout="constrained")
+    for base, label in ((1e4, "b = 1e4"), (5e5, "b = 5e5")):
+        left.semilogx(deltas, mean_partial_sum(deltas, d, base), label=label)
+    left.axhline(0.5, color="C2", linestyle="--", label="下限 1/2")
+    left.set(xlabel="相对距离 Δ（步）", ylabel="B(Δ)", title="部分和的模的平均")
+    left.legend()
+    products = pair_products(q, k)
+    scores = (products @ phases(deltas, d).T).real.abs() / trivial_bound(products)[:, None]
+    right.fill_between(deltas, scores.amin(0), scores.amax(0), alpha=0.25, label="200 对的范围")
+    right.semilogx(deltas, scores.mean(0), label="200 对的平均")
+    ramp = 1 - torch.arange(0, d, 2) / d
+    smooth = (ramp * phases(deltas, d)).sum(-1).real.abs() / ramp.sum()
+    right.semilogx(deltas, smooth, label="线性降到 0 的 h")
+    right.set(xlabel="相对距离 Δ（步）", ylabel="内积的绝对值 ÷ 平凡界", title="实际的内积")
+    right.legend()
+    return figure
+
+
+def scaling() -> Figure:
+    """五种方法把各对特征的频率改成原来的几倍（d=128、b=10000、L=4096、s=8）。"""
+    d, base, length, factor = 128, 10_000.0, 4096, 8
+    original = inverse_frequencies(d, base)
+    tables = {
+        "位置内插": linear_frequencies(d, base, factor),
+        "NTK-aware": ntk_frequencies(d, base, factor),
+        "NTK-by-parts（论文，1–32 圈）": by_parts_frequencies(d, base, factor, length),
+        "YaRN（公开代码，1–32 圈）": yarn_frequencies(d, base, factor, length),
+        "Llama 3 的斜坡（1–4 圈）": llama3_frequencies(d, base, factor, 1, 4, length),
+    }
+    figure, axis = plt.subplots(figsize=(7.2, 3.8), layout="constrained")
+    styles = ("--", "-.", "-", "-", "-")
+    for (label, frequencies), style in zip(tables.items(), styles, strict=True):
+        axis.plot(frequencies / original, style, label=label)
+    axis.set(xlabel="特征对 i", ylabel="新频率 ÷ 原频率", xlim=(0, d // 2 - 1))
+    axis.set_yscale("log", base=2)
+    axis.set_yticks([1, 1 / 2, 1 / 4, 1 / 8], ["1", "1/2", "1/4", "1/8"])
+    turns = axis.twiny()
+    marks = (500, 100, 32, 10, 4, 1, 0.1)
+    turns.set(xlim=axis.get_xlim(), xlabel="训练长度内转过的圈数")
+    turns.set_xticks(
+        [rotation_index(d, base, length, mark) for mark in marks], [f"{mark:g}" for mark in marks]
+    )
+    turns.grid(False)
+    edge = plt.rcParams["axes.edgecolor"]
+    for mark in (32, 1):
+        axis.axvline(rotation_index(d, base, length, mark), color=edge, linewidth=0.8, ls=":")
+    axis.legend(loc="upper right", fontsize="small")
+    return figure
+
+
+def interpolation_bound() -> Figure:
+    """反例的内插误差，与 PI 论文定理 2.1 的右端和改正后的界（d=128、b=10000）。"""
+    theta = inverse_frequencies(128)
+    h = torch.polar(torch.ones_like(theta), -theta / 2)
+    offsets = torch.linspace(0, 1, 101)
+    error = (fourier_score(h, offsets) - chord(h, 0, 1, offsets)).abs()
+    figure, axis = plt.subplots(figsize=(7.2, 3.0), layout="constrained")
+    axis.plot(offsets, score_error_bound(h, 0, 1, offsets), "--", label="改正后的界")
+    axis.plot(offsets, error, label="反例的误差")
+    axis.plot(offsets, published_error_bound(h, 0, 1, offsets), ":", label="论文定理 2.1 的右端")
+    axis.set(xlabel="相对位置 u", ylabel="分数与弦之差", xlim=(0, 1), ylim=(0, None))
+    axis.legend(loc="lower center")
     return figure

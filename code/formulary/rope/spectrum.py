@@ -39,7 +39,7 @@ def wavelengths(
     return 2 * math.pi / inverse_frequencies(d, base, dtype)
 
 
-def turns(
+def rotations(
     d: int, length: int, base: float = 10_000.0, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, " pairs"]:
     r"""第 i 对特征在长度 L 之内转过的圈数 r_i = L/λ_i。
@@ -60,7 +60,7 @@ def turns(
         Peng et al. 2023, arXiv:2309.00071。
 
     示例:
-        >>> turns(8, 1000).round(decimals=2)
+        >>> rotations(8, 1000).round(decimals=2)
         tensor([159.1500,  15.9200,   1.5900,   0.1600])
     """
     if not length > 0:

@@ -64,7 +64,7 @@ def test_stale_key_phases__differs_from_fresh_keys() -> None:
 
 
 def test_stale_key_phases__matches_transformers() -> None:
-    """transformers 5.23.0 的 dynamic：先后两次算出的旋转表之差，正是这个相位。"""
+    """对照 transformers 5.23.0 的 dynamic：先后两次算出的旋转表之差，正是这个相位。"""
     config = LlamaConfig(
         head_dim=16,
         hidden_size=32,

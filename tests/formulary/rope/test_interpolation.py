@@ -83,7 +83,7 @@ def test_fourier_score__matches_rotated_inner_products() -> None:
 
 
 def test_fourier_score__equals_sum_of_real_parts_at_zero() -> None:
-    """u = 0 时就是 h_i 的实部之和。"""
+    """在 u = 0 处就是 h_i 的实部之和。"""
     h = _random_products(7, 3)
     actual = fourier_score(h, torch.zeros(1, dtype=torch.float64))
     torch.testing.assert_close(actual.item(), sum(z.real for z in h.tolist()))
@@ -134,7 +134,7 @@ def test_curvature_bounds__matches_autograd() -> None:
 
 
 def test_curvature_bounds__equals_geometric_series() -> None:
-    """b = 16、d = 4：Σθ_i² = 1 + 1/16 = 17/16，与 (1-b^-2)/(1-b^(-4/d)) 的分数算式相等。"""
+    """取 b = 16、d = 4：Σθ_i² = 1 + 1/16 = 17/16，与 (1-b^-2)/(1-b^(-4/d)) 的分数算式相等。"""
     b = Fraction(16)
     closed = (1 - b**-2) / (1 - 1 / b)
     assert closed == Fraction(17, 16)
@@ -238,7 +238,7 @@ def test_published_error_bound__matches_theorem_formula() -> None:
 
 
 def test_published_error_bound__equals_published_constant() -> None:
-    """b = 10000、单位网格的中点：d/294.73，与论文式 (7) 相同。"""
+    """取 b = 10000、单位网格的中点：d/294.73，与论文式 (7) 相同。"""
     h = torch.ones(64, dtype=torch.complex128)
     middle = torch.tensor([0.5], dtype=torch.float64)
     assert round(128 / published_error_bound(h, 0, 1, middle).item(), 2) == 294.73

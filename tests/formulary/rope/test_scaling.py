@@ -61,7 +61,7 @@ def test_linear_frequencies__matches_per_pair_loop() -> None:
 
 
 def test_linear_frequencies__limit_factor_one() -> None:
-    """s = 1 时频率不变。"""
+    """取 s = 1 时频率不变。"""
     assert torch.equal(linear_frequencies(12, 1e4, 1), inverse_frequencies(12, 1e4))
 
 
@@ -108,7 +108,7 @@ def test_ntk_frequencies__preserves_highest_and_interpolates_lowest() -> None:
 
 
 def test_ntk_frequencies__equals_hand_calculation() -> None:
-    """d = 4、s = 4：底数从 10000 变成 160000，频率从 (1, 0.01) 变成 (1, 0.0025)。"""
+    """取 d = 4、s = 4：底数从 10000 变成 160000，频率从 (1, 0.01) 变成 (1, 0.0025)。"""
     actual = ntk_frequencies(4, 10000, 4, dtype=torch.float64)
     torch.testing.assert_close(actual, torch.tensor([1, 0.0025], dtype=torch.float64))
 
@@ -299,7 +299,7 @@ def test_yarn_attention_factor__matches_transformers() -> None:
 
 
 def test_yarn_attention_factor__equals_published_values() -> None:
-    """s = 1、8、16、32 时是 1、1.2079、1.2773、1.3466；DeepSeek 的写法 s = 40 时是 0.9210。"""
+    """取 s = 1、8、16、32 时是 1、1.2079、1.2773、1.3466；DeepSeek 的写法 s = 40 时是 0.9210。"""
     values = [round(yarn_attention_factor(s), 4) for s in (1, 8, 16, 32)]
     assert values == [1.0, 1.2079, 1.2773, 1.3466]
     assert round(yarn_attention_factor(40, mscale=0.707, mscale_all_dim=1.0), 4) == 0.9210

@@ -29,7 +29,7 @@ def test_mixed_ntk_frequencies__matches_definition_loop() -> None:
 
 
 def test_mixed_ntk_frequencies__limit_power_zero() -> None:
-    """p = 0 时就是位置内插。"""
+    """取 p = 0 时就是位置内插。"""
     actual = mixed_ntk_frequencies(64, 1e4, 8, power=0, dtype=torch.float64)
     torch.testing.assert_close(actual, linear_frequencies(64, 1e4, 8, dtype=torch.float64))
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formulary.rope.spectrum import clock_hands, digits, turns, unfinished_pairs, wavelengths
+from formulary.rope.spectrum import clock_hands, digits, rotations, unfinished_pairs, wavelengths
 
 F64 = torch.float64
 
@@ -34,7 +34,7 @@ def test_wavelengths__rejects_odd_d() -> None:
         wavelengths(7)
 
 
-def test_turns__matches_accumulated_angle() -> None:
+def test_rotations__matches_accumulated_angle() -> None:
     """与一步一步累加的转角除以 2π 一致。"""
     expected = []
     for i in range(4):
@@ -42,21 +42,21 @@ def test_turns__matches_accumulated_angle() -> None:
         for _ in range(90):
             angle += 300.0 ** (-i / 4)
         expected.append(angle / math.tau)
-    actual = turns(8, 90, base=300.0, dtype=F64)
+    actual = rotations(8, 90, base=300.0, dtype=F64)
     torch.testing.assert_close(actual, torch.tensor(expected, dtype=F64))
 
 
-def test_turns__equals_worked_example() -> None:
+def test_rotations__equals_worked_example() -> None:
     """手算一例（d = 8、b = 10000、L = 1000）：圈数是 1000/2π 的 1、1/10、1/100、1/1000。"""
     expected = 1000 / (2 * math.pi) * torch.tensor([1.0, 0.1, 0.01, 0.001], dtype=F64)
-    torch.testing.assert_close(turns(8, 1000, dtype=F64), expected)
+    torch.testing.assert_close(rotations(8, 1000, dtype=F64), expected)
 
 
 @pytest.mark.parametrize("length", [0, -5])
-def test_turns__rejects_length_that_is_not_positive(length: int) -> None:
+def test_rotations__rejects_length_that_is_not_positive(length: int) -> None:
     """长度不是正数时被拒绝。"""
     with pytest.raises(ValueError, match="length 必须是正数"):
-        turns(8, length)
+        rotations(8, length)
 
 
 @given(st.integers(1, 80), st.integers(1, 10**6), st.sampled_from([1.5, 100.0, 1e4, 5e5]))

@@ -52,7 +52,7 @@ def test_yarn_attention_weights__equals_scaled_tables() -> None:
 
 
 def test_yarn_attention_weights__limit_factor_one() -> None:
-    """s = 1 时就是普通的缩放点积注意力权重。"""
+    """取 s = 1 时就是普通的缩放点积注意力权重。"""
     q, k = _random(3, 4), _random(5, 4, seed=1)
     torch.testing.assert_close(yarn_attention_weights(q, k, 1), (q @ k.T / 2).softmax(-1))
 
