@@ -17,7 +17,8 @@ import argparse
 import os
 import subprocess
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -27,9 +28,10 @@ from formulary_site.definitions import PACKAGE, Definition, Definitions
 from formulary_site.mutations import Mutant, mutants
 from formulary_site.problems import Problem, SourceError
 from formulary_site.project import Project
-from formulary_site.proof import tests_of
+from formulary_site.proof import Test, tests_of
 
 Excuse = tuple[str, str]  # file and changed line
+Group = tuple[str, ...]  # node ids of the tests that prove one object
 
 
 def main(project: Project, arguments: Sequence[str] = ()) -> int:
@@ -66,60 +68,76 @@ def _hunt(
     everything: bool,
 ) -> int:
     excuses = _excuses(project)
-    tests = _provers(project, definitions, chosen)
+    provers = _provers(definitions, chosen, tests_of(project, definitions))
+    groups = list(dict.fromkeys(group for needed in provers.values() for group in needed))
     forks.warm(
         {definition.file for definition in chosen}
-        | {project.root / test.partition("::")[0] for group in tests.values() for test in group}
+        | {project.root / test.partition("::")[0] for group in groups for test in group}
         | {*project.tests.glob("conftest.py"), *(project.tests / PACKAGE).rglob("conftest.py")}
     )
-    sound = list(dict.fromkeys(forks.Task(group) for group in tests.values() if group))
-    seconds: dict[tuple[str, ...], float] = {}
-    for task, result in tqdm(
-        forks.run(project, sound, processes), "tests as they are", len(sound), disable=None
-    ):
-        if not result.passed:
-            print(f"fails without any change, so it can't judge one: {' '.join(task.tests)}")
-            return 1
-        seconds[task.tests] = result.seconds
-    tasks = [
-        forks.Task(tests[definition.path], mutant, 3 + 5 * seconds[tests[definition.path]])
-        for definition in chosen
-        if tests[definition.path]
-        for mutant in mutants(definition)
+    # Tests that fail anyway can't judge
+    seconds = {
+        task.tests: result.seconds
+        for task, result in _bar(project, [forks.Task(group) for group in groups], processes)
+        if result.passed
+    }
+    tasks: list[forks.Task] = []
+    for definition in chosen:
+        sound = [group for group in provers[definition.path] if group in seconds]
+        tests = tuple(test for group in sound for test in group)
+        limit = 3 + 5 * sum(seconds[group] for group in sound)
+        if tests:
+            tasks += [forks.Task(tests, mutant, limit) for mutant in mutants(definition)]
+    survivors = [
+        task.mutant
+        for task, result in _bar(project, tasks, processes)
+        if task.mutant and result.passed
     ]
-    survivors: list[Mutant] = []
-    for task, result in tqdm(
-        forks.run(project, tasks, processes), "mutants", len(tasks), disable=None
-    ):
-        if result.passed and task.mutant:
-            survivors.append(task.mutant)
-    unused = set(excuses) - {_excuse(project, mutant) for mutant in survivors}
     alive = [mutant for mutant in survivors if _excuse(project, mutant) not in excuses]
-    made = [task.mutant for task in tasks if task.mutant]
-    print(_table(made, alive, [mutant for mutant in survivors if mutant not in alive]))
-    for mutant in sorted(alive, key=lambda mutant: (mutant.definition.file, mutant.line)):
-        print(f"\n{project.relative(mutant.definition.file)}:{mutant.line}: no test notices")
-        print(f"  - {mutant.before}\n  + {mutant.after}")
-    idle = [definition for definition in chosen if not tests[definition.path]]
-    for definition in idle:
-        place = f"{project.relative(definition.file)}:{definition.line}"
-        print(f"\n{place}: no test proves {definition.path} or anything that needs it")
-    for file, line in sorted(unused if everything else ()):
-        print(f"\ntests/equivalent_mutants.toml: no mutant that survives reads so: {file}: {line}")
-    return 1 if alive or idle or (everything and unused) else 0
+    print(_table([task.mutant for task in tasks if task.mutant], survivors, alive))
+    complaints = [
+        *(f"fails without any change: {group[0]} …" for group in groups if group not in seconds),
+        *(
+            f"{project.relative(definition.file)}:{definition.line}: "
+            f"no test proves {definition.path} or anything that needs it"
+            for definition in chosen
+            if not provers[definition.path]
+        ),
+        *(
+            f"{project.relative(mutant.definition.file)}:{mutant.line}: no test notices\n"
+            f"  - {mutant.before}\n  + {mutant.after}"
+            for mutant in sorted(alive, key=lambda found: (found.definition.file, found.line))
+        ),
+    ]
+    if everything:
+        unused = excuses.keys() - {_excuse(project, mutant) for mutant in survivors}
+        complaints += [
+            f"tests/equivalent_mutants.toml: no mutant that survives reads so: {file}: {line}"
+            for file, line in sorted(unused)
+        ]
+    for complaint in complaints:
+        print(f"\n{complaint}")
+    return 1 if complaints else 0
+
+
+def _bar(
+    project: Project, tasks: Sequence[forks.Task], processes: int
+) -> Iterator[tuple[forks.Task, forks.Result]]:
+    title = "mutants" if tasks and tasks[0].mutant else "tests as they are"
+    # disable=None: no bar in a log file
+    yield from tqdm(forks.run(project, tasks, processes), title, len(tasks), disable=None)
 
 
 def _provers(
-    project: Project, definitions: Definitions, chosen: Sequence[Definition]
-) -> dict[str, tuple[str, ...]]:
-    """Node ids by definition: its own tests, then those of all that needs it."""
-    linked = tests_of(project, definitions)
-    needs = {path: {d.path for d in definitions.closure(path)} for path in linked}
-    found: dict[str, tuple[str, ...]] = {}
+    definitions: Definitions, chosen: Sequence[Definition], tests: Mapping[str, Sequence[Test]]
+) -> dict[str, list[Group]]:
+    """By definition: its own tests, then those of each object that needs it."""
+    needs = {path: {needed.path for needed in definitions.closure(path)} for path in tests}
+    found: dict[str, list[Group]] = {}
     for definition in chosen:
-        paths = [path for path in linked if definition.path in needs[path]]
+        paths = [path for path in tests if definition.path in needs[path]]
         paths.sort(key=lambda path: path != definition.path)
-        found[definition.path] = tuple(test.node_id for path in paths for test in linked[path])
+        found[definition.path] = [tuple(test.node_id for test in tests[path]) for path in paths]
     return found
 
 
@@ -160,15 +178,17 @@ def _excuses(project: Project) -> Mapping[Excuse, str]:
     return found
 
 
-def _table(made: Sequence[Mutant], alive: Sequence[Mutant], excused: Sequence[Mutant]) -> str:
-    paths = sorted({mutant.definition.path for mutant in made})
-    width = max((len(path) for path in paths), default=0)
+def _table(made: Sequence[Mutant], survivors: Sequence[Mutant], alive: Sequence[Mutant]) -> str:
+    totals, left, counted = (
+        Counter(mutant.definition.path for mutant in group) for group in (made, survivors, alive)
+    )
+    for counts in (totals, left, counted):
+        counts["total"] = counts.total()
+    width = max(map(len, totals))
     rows = [f"{'object':<{width}}  mutants  killed  excused  survived"]
-
-    def count(group: Sequence[Mutant], path: str) -> int:
-        return sum(path in ("total", mutant.definition.path) for mutant in group)
-
-    for path in [*paths, "total"]:
-        total, left, kept = (count(group, path) for group in (made, alive, excused))
-        rows.append(f"{path:<{width}}  {total:>7}  {total - left - kept:>6}  {kept:>7}  {left:>8}")
+    for path in totals:
+        killed, excused = totals[path] - left[path], left[path] - counted[path]
+        rows.append(
+            f"{path:<{width}}  {totals[path]:>7}  {killed:>6}  {excused:>7}  {counted[path]:>8}"
+        )
     return "\n".join(rows)

@@ -87,16 +87,19 @@ class Mutant:
 def mutants(definition: Definition) -> list[Mutant]:
     """All wrong versions of the definition, in source order, each one once."""
     source = definition.file.read_bytes()
-    original = ast.dump(ast.parse(source))
+    edits = _Edits(source)
+    first, last = edits.span(definition.node)
+    original = ast.dump(ast.parse(source[first:last]))
     found: dict[str, Mutant] = {}
-    for start, end, text in sorted(_Edits(source).of(definition.node)):
-        changed = (source[:start] + text.encode() + source[end:]).decode()
+    for start, end, text in sorted(edits.of(definition.node)):
+        new = source[first:start] + text.encode() + source[end:last]
         try:
-            same = ast.dump(ast.parse(changed)) == original
+            same = ast.dump(ast.parse(new)) == original
         except SyntaxError:
             continue
-        line = source.count(b"\n", 0, start)
         if not same:
+            changed = (source[:first] + new + source[last:]).decode()
+            line = source.count(b"\n", 0, start)
             before, after = (
                 whole.splitlines()[line].strip() for whole in (source.decode(), changed)
             )
@@ -114,11 +117,13 @@ class _Edits:
             self._lines.append(self._lines[-1] + len(line))
 
     def of(self, node: ast.AST) -> Iterator[Edit]:
+        """Every edit of the node and of what is inside it."""
         yield from self._at(node)
         for child in _children(node):
             yield from self.of(child)
 
-    def _span(self, node: ast.AST) -> tuple[int, int]:
+    def span(self, node: ast.AST) -> tuple[int, int]:
+        """The node's first byte and the one after its last."""
         assert isinstance(node, ast.expr | ast.stmt | ast.keyword)
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
@@ -128,25 +133,25 @@ class _Edits:
         )
 
     def _text(self, node: ast.AST) -> str:
-        start, end = self._span(node)
+        start, end = self.span(node)
         return self._source[start:end].decode()
 
     def _between(self, left: ast.AST, operator: ast.AST, right: ast.AST) -> Iterator[Edit]:
         """Swap the operator that stands between two operands."""
         if type(operator) in _OPERATORS:
             old, new = _OPERATORS[type(operator)]
-            start = self._source.find(old.encode(), self._span(left)[1], self._span(right)[0])
+            start = self._source.find(old.encode(), self.span(left)[1], self.span(right)[0])
             if start >= 0:
                 yield start, start + len(old), new
 
     def _swap(self, one: ast.AST, other: ast.AST) -> Iterator[Edit]:
         """Exchange two expressions."""
-        (start, end), (start_2, end_2) = self._span(one), self._span(other)
+        (start, end), (start_2, end_2) = self.span(one), self.span(other)
         gap = self._source[end:start_2].decode()
         yield start, end_2, self._text(other) + gap + self._text(one)
 
     def _replace(self, node: ast.AST, text: str) -> Iterator[Edit]:
-        yield *self._span(node), text
+        yield *self.span(node), text
 
     def _negate(self, node: ast.expr) -> Iterator[Edit]:
         # -True is as true as True; a sign that stands there already is dropped elsewhere
@@ -195,7 +200,7 @@ class _Edits:
             case ast.Attribute(value=value, attr="T" | "mT" | "H" | "mH"):
                 yield from self._replace(node, self._text(value))
             case ast.Attribute(attr=name) if name in _TWINS:
-                end = self._span(node)[1]
+                end = self.span(node)[1]
                 yield end - len(name), end, _TWINS[name]
             case ast.Call():
                 yield from self._call(node)

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -66,17 +66,14 @@ def tests_of(project: Project, definitions: Definitions) -> dict[str, list[Test]
     A test proves the object in its name, provided that the file imports the object and that
     the test uses it, itself or through functions, fixtures and constants of the same file.
     """
-    linked: dict[str, list[Test]] = {}
-    for found in _read(project, definitions):
-        if isinstance(found, Test):
-            linked.setdefault(found.object, []).append(found)
-    return linked
+    return _grouped(_read(project, definitions))
 
 
 def problems(project: Project, definitions: Definitions, objects: Collection[str]) -> list[Problem]:
     """What is missing from the proof of `objects`, the definitions that formulas name."""
-    broken = [found for found in _read(project, definitions) if isinstance(found, Problem)]
-    linked = tests_of(project, definitions)
+    read = list(_read(project, definitions))
+    broken = [found for found in read if isinstance(found, Problem)]
+    linked = _grouped(read)
     for path in sorted(set(objects)):
         if path in definitions:
             kinds = {test.kind for test in linked.get(path, [])}
@@ -111,6 +108,14 @@ def problems(project: Project, definitions: Definitions, objects: Collection[str
                 )
             )
     return sorted(broken)
+
+
+def _grouped(read: Iterable[Test | Problem]) -> dict[str, list[Test]]:
+    linked: dict[str, list[Test]] = {}
+    for found in read:
+        if isinstance(found, Test):
+            linked.setdefault(found.object, []).append(found)
+    return linked
 
 
 def _missing_kinds(

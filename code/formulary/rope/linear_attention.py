@@ -215,8 +215,8 @@ def causal_rotary_linear_attention(
     q, k = positive_features(q), positive_features(k)
     rotated_q = rotate_interleaved(q, positions, base)
     rotated_k = rotate_interleaved(k, positions, base)
-    state = torch.zeros_like(k[..., 0, :, None] * v[..., 0, None, :])  # (*batch, d, e)
-    normalizer = torch.zeros_like(k[..., 0, :])  # (*batch, d)
+    state = torch.zeros_like(k.mT @ v)  # (*batch, d, e)
+    normalizer = torch.zeros_like(k.sum(-2))  # (*batch, d)
     outputs = []
     for t in range(k.shape[-2]):
         state = state + rotated_k[..., t, :, None] * v[..., t, None, :]
@@ -255,8 +255,8 @@ def rotating_state_linear_attention(
     _check_shapes(q, k, v)
     one_step_back = -torch.ones(v.shape[-1], dtype=torch.long, device=k.device)  # (e,)
     q, k = positive_features(q), positive_features(k)
-    state = torch.zeros_like(v[..., 0, :, None] * k[..., 0, None, :])  # (*batch, e, d)
-    normalizer = torch.zeros_like(k[..., 0, :])  # (*batch, d)
+    state = torch.zeros_like(v.mT @ k)  # (*batch, e, d)
+    normalizer = torch.zeros_like(k.sum(-2))  # (*batch, d)
     outputs = []
     for t in range(k.shape[-2]):
         state = rotate_interleaved(state, one_step_back, base)
@@ -299,12 +299,12 @@ def cosine_similarities(
         [[0.0]]
     """
     _check_shapes(q, k, k)
-    norms = q.norm(dim=-1, keepdim=True), k.norm(dim=-1, keepdim=True)
-    for name, norm in zip(("q", "k"), norms, strict=True):
+    q_norm, k_norm = q.norm(dim=-1, keepdim=True), k.norm(dim=-1, keepdim=True)
+    for name, norm in (("q", q_norm), ("k", k_norm)):
         if (norm == 0).any():
             raise ValueError(f"{name} 的每一行都必须非零，得到范数 {norm.squeeze(-1).tolist()}")
-    unit_q = rotate_interleaved(q, query_positions, base) / norms[0]
-    unit_k = rotate_interleaved(k, key_positions, base) / norms[1]
+    unit_q = rotate_interleaved(q, query_positions, base) / q_norm
+    unit_k = rotate_interleaved(k, key_positions, base) / k_norm
     return 1 + unit_q @ unit_k.mT
 
 

@@ -5,6 +5,8 @@
     bfloat16 为 8，float16 为 11，float32 为 24，float64 为 53。误差都以 float64 为准。
 """
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -70,8 +72,9 @@ def distinct_positions(exponent: int, dtype: torch.dtype) -> int:
         513
     """
     exact = largest_exact_position(dtype)
-    if exponent < 0 or 2**exponent > torch.finfo(dtype).max:
-        raise ValueError(f"exponent 必须非负且 2^exponent 不超出 {dtype} 的范围，得到 {exponent}")
+    _, too_large = math.frexp(torch.finfo(dtype).max)  # 2^too_large 已溢出
+    if not 0 <= exponent < too_large:
+        raise ValueError(f"exponent 必须在 [0, {too_large}) 之内（{dtype}），得到 {exponent}")
     if 2**exponent <= exact:
         return 2**exponent
     octaves = exponent - (exact.bit_length() - 1)  # K - p 个区间 [2^j, 2^(j+1))
@@ -112,8 +115,9 @@ def phase_error(
         raise ValueError(
             f"最小的频率 {theta.min():.3g} 低于 {dtype} 的正规数下限 {limits.tiny:.3g}"
         )
-    exact = positions.double()[:, None] * theta  # (T, pairs)
-    rounded = positions.to(dtype)[:, None] * theta.to(dtype)
+    m = positions.double()[:, None]
+    exact = m * theta  # (T, pairs)
+    rounded = m.to(dtype) * theta.to(dtype)
     growth = (1 + unit_roundoff(dtype)) ** 3 - 1
     return (rounded.double() - exact).abs(), growth * exact.abs()
 

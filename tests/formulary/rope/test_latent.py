@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from formulary.rope.latent import absorbed_matrix, decoupled_scores, latent_cache_ratio
 
 
@@ -116,6 +117,7 @@ def test_absorbed_matrix__rejects_odd_d() -> None:
 def test_latent_cache_ratio__equals_worked_example() -> None:
     """DeepSeek-V2：每层每词元 512 + 64 = 576 个数，多头注意力是 2·128·128 = 32768 个。"""
     assert latent_cache_ratio(512, 64, heads=128, head_dim=128) == 576 / 32768
+    assert latent_cache_ratio(1, 1, heads=1, head_dim=1) == 1.0
 
 
 def test_latent_cache_ratio__matches_counted_floats() -> None:

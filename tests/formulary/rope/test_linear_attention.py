@@ -363,6 +363,13 @@ def test_cosine_similarities__depends_only_on_distance() -> None:
     torch.testing.assert_close(there, here)
 
 
+def test_cosine_similarities__equals_hand_example() -> None:
+    """d = 4、b = 10000：只有第二对非零，θ = 0.01，相距 100 步，相似度是 1 + cos 1。"""
+    q = torch.tensor([[0.0, 0.0, 3.0, 0.0]], dtype=torch.float64)
+    value = cosine_similarities(q, 5 * q, torch.tensor([140]), torch.tensor([40]))
+    torch.testing.assert_close(value.item(), 1 + math.cos(1))
+
+
 def test_cosine_similarities__rejects_zero_rows() -> None:
     """q 或 k 有零向量时报错，并指明是哪一个。"""
     one, zero, at = torch.ones(1, 2), torch.zeros(1, 2), torch.tensor([0])

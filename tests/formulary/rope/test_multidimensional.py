@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from rotary_embedding_torch import RotaryEmbedding, apply_rotary_emb
+
 from formulary.rope.multidimensional import (
     axial_scores,
     relative_rotation_steps,
@@ -11,7 +13,6 @@ from formulary.rope.multidimensional import (
     rotate_mixed,
     rotation_from_generators,
 )
-from rotary_embedding_torch import RotaryEmbedding, apply_rotary_emb
 
 
 def dense_rotation(angles: list[float]) -> torch.Tensor:
@@ -189,6 +190,8 @@ def test_rotate_mixed__preserves_dtype_and_gradient() -> None:
     theta = torch.ones(1, 2, 2, requires_grad=True)
     turned = rotate_mixed(x, torch.tensor([[0, 1], [300, 2], [5, 301]]), theta)
     assert turned.dtype == torch.bfloat16
+    mixed = rotate_mixed(x.double(), torch.tensor([[0, 1], [3, 2], [5, 3]]), theta)
+    assert mixed.dtype == torch.float64
     turned.sum().backward()
     assert theta.grad is not None
     assert (theta.grad != 0).all()

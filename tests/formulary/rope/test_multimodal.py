@@ -4,17 +4,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel, Qwen2VLRotaryEmbedding
+from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
+
 from formulary.rope.multimodal import (
     mrope_angles,
     mrope_axes,
     mrope_interleaved_axes,
     mrope_position_ids,
 )
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
-from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel, Qwen2VLRotaryEmbedding
-from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
 
 
 def library_position_ids(model, segments, tokens_per_second=1, seconds=None):
@@ -55,6 +56,7 @@ def test_mrope_axes__equals_worked_example() -> None:
     """Qwen2-VL 的 (16, 24, 24)：第 15 对看 t，第 16、39 对看 h，第 40、63 对看 w。"""
     axes = mrope_axes((16, 24, 24))
     assert axes[[15, 16, 39, 40, 63]].tolist() == [0, 1, 1, 2, 2]
+    assert mrope_axes((0, 1, 2)).tolist() == [1, 2, 2]
 
 
 def test_mrope_axes__rejects_bad_sections() -> None:
@@ -106,7 +108,7 @@ def test_mrope_interleaved_axes__matches_loop() -> None:
 
 def test_mrope_interleaved_axes__rejects_bad_sections() -> None:
     """段数不是三、有负数、或 h、w 的名额排不下，都报错。"""
-    for sections in ((24, 20), (3, -1, 2), (2, 3, 1), (2, 1, 3), (5, 2, 4)):
+    for sections in ((24, 20), (3, -1, 2), (2, 3, 1), (2, 1, 3), (5, 2, 4), (-5, 1, 1), (0, -1, 0)):
         with pytest.raises(ValueError, match="sections"):
             mrope_interleaved_axes(sections)
 

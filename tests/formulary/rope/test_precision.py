@@ -160,7 +160,7 @@ def test_distinct_positions__differs_from_autocast_matmul() -> None:
 def test_distinct_positions__rejects_overflow() -> None:
     """指数为负，或 2^K 超出 float16 的 65504 时报错。"""
     for exponent in (-1, 16):
-        with pytest.raises(ValueError, match="exponent 必须非负"):
+        with pytest.raises(ValueError, match="exponent 必须在"):
             distinct_positions(exponent, torch.float16)
 
 
@@ -236,10 +236,25 @@ def test_phase_error__limit_exact_positions() -> None:
     assert phase_error(torch.tensor([257]), 2)[0].item() == 1
 
 
+def test_phase_error__is_even_in_position() -> None:
+    """位置取负，误差与上界都不变。"""
+    positions = torch.tensor([3, 300, 1001])
+    for there, here in zip(phase_error(-positions, 8), phase_error(positions, 8), strict=True):
+        torch.testing.assert_close(there, here)
+        assert (here > 0).any(dim=1).all()
+
+
+def test_phase_error__limit_of_float16_range() -> None:
+    """位置 65504、频率恰为最小正规数 2^-14 时，float16 仍在范围之内，误差合乎上界。"""
+    error, bound = phase_error(torch.tensor([65504]), 4, 2.0**28, torch.float16)
+    assert (error <= bound).all()
+    torch.testing.assert_close(error[0], torch.zeros(2, dtype=torch.float64))
+
+
 def test_phase_error__rejects_overflow_and_underflow() -> None:
     """位置超出 float16 的范围，或频率落入次正规数时报错。"""
     with pytest.raises(ValueError, match="positions 超出"):
-        phase_error(torch.tensor([65505]), 128, dtype=torch.float16)
+        phase_error(torch.tensor([0, -65505]), 128, dtype=torch.float16)
     with pytest.raises(ValueError, match="的正规数下限"):
         phase_error(torch.tensor([1]), 128, 500_000.0, torch.float16)
     with pytest.raises(ValueError, match="d 必须"):
@@ -290,6 +305,14 @@ def test_score_change__equals_hand_example() -> None:
     change, bound = score_change(one, one, 1.0, extra)
     torch.testing.assert_close(change.item(), math.cos(2) - math.cos(1))
     assert (round(change.item(), 3), bound.item()) == (-0.956, 1.0)
+
+
+def test_score_change__equals_worked_example_with_two_pairs() -> None:
+    """d = 4、b = 10000：第二对 θ = 0.01，距离 100 时准确的相位是 1，偏到 1.5。"""
+    q, k = torch.tensor([[1.0, 0.0, 0.0, 2.0], [0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)
+    change, bound = score_change(q, k, 100.0, torch.tensor([0.3, 0.5], dtype=torch.float64))
+    torch.testing.assert_close(change.item(), 2 * (math.cos(1.5) - math.cos(1)))
+    assert bound.item() == 1.0
 
 
 def test_score_change__rejects_unequal_lengths() -> None:

@@ -145,7 +145,7 @@ def test_shifted_attention__rejects_different_d() -> None:
         shifted_attention(torch.ones(3, 4), torch.ones(3, 6))
 
 
-def test_rotary_function__matches_dense_gradient() -> None:
+def test_RotaryFunction__matches_dense_gradient() -> None:
     """前向是 R_m x，反向把梯度乘以稠密的 R_mᵀ。"""
     x, g = random(2, 3, 4, seed=10).requires_grad_(), random(2, 3, 4, seed=11)
     positions = torch.tensor([0, 4, 9])
@@ -157,14 +157,14 @@ def test_rotary_function__matches_dense_gradient() -> None:
         torch.testing.assert_close(x.grad[:, t], g[:, t] @ rotation)
 
 
-def test_rotary_function__matches_finite_differences() -> None:
+def test_RotaryFunction__matches_finite_differences() -> None:
     """一阶与二阶导数都通过有限差分检查。"""
     x, positions = random(3, 6, seed=12).requires_grad_(), torch.tensor([1.5, -2.0, 7.0])
     assert torch.autograd.gradcheck(RotaryFunction.apply, (x, positions, 100.0))
     assert torch.autograd.gradgradcheck(RotaryFunction.apply, (x, positions, 100.0))
 
 
-def test_rotary_function__is_free_of_saved_activations() -> None:
+def test_RotaryFunction__is_free_of_saved_activations() -> None:
     """反向传播只存了位置：存下的元素数等于词元数，与特征维数无关。"""
     saved: list[Tensor] = []
 
@@ -178,7 +178,7 @@ def test_rotary_function__is_free_of_saved_activations() -> None:
     assert [tensor.shape for tensor in saved] == [(3,)]
 
 
-def test_rotary_function__is_invariant_to_integer_type() -> None:
+def test_RotaryFunction__is_invariant_to_integer_type() -> None:
     """无符号整数位置的梯度与浮点位置相同，取负不会绕回。"""
     x = random(3, 4, seed=14).requires_grad_()
     gradients = []
@@ -188,7 +188,7 @@ def test_rotary_function__is_invariant_to_integer_type() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_rotary_function__rejects_odd_d() -> None:
+def test_RotaryFunction__rejects_odd_d() -> None:
     """奇数维被拒绝。"""
     with pytest.raises(ValueError, match="偶数"):
         RotaryFunction.apply(torch.ones(2, 3), torch.arange(2), 1e4)

@@ -4,12 +4,6 @@ import math
 
 import pytest
 import torch
-from formulary.rope.variants import (
-    proportional_frequencies,
-    rotate_partial,
-    rotate_xpos,
-    xpos_score,
-)
 from rotary_embedding_torch import RotaryEmbedding
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -17,6 +11,13 @@ from transformers.models.gpt_neox.configuration_gpt_neox import GPTNeoXConfig
 from transformers.models.gpt_neox.modeling_gpt_neox import (
     GPTNeoXRotaryEmbedding,
     apply_rotary_pos_emb,
+)
+
+from formulary.rope.variants import (
+    proportional_frequencies,
+    rotate_partial,
+    rotate_xpos,
+    xpos_score,
 )
 
 

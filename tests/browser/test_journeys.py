@@ -1,0 +1,146 @@
+"""What a reader does: from the home page to a formula, its code, a copy, a search."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from formulary_site.definitions import Definitions
+from formulary_site.project import Project
+from formulary_site.sandbox import Sandbox
+from formulary_site.snippet_example import expected_output
+from playwright.sync_api import expect
+
+PROJECT = Project(Path(__file__).parents[2])
+ARTICLE = "旋转式位置编码（一）：推导与布局"
+CARD = "#rope-rotation-2d"
+
+
+def clipboard(page) -> str:
+    return page.evaluate("navigator.clipboard.readText()")
+
+
+def test_home_lists_the_newest_first_and_leads_to_an_article(read) -> None:
+    page = read().open()
+    expect(page.get_by_role("heading", name="INCOMING TRANSMISSION")).to_be_visible()
+    expect(page.get_by_role("heading", name="LATEST UPDATES")).to_be_visible()
+    dates: list[str] = []
+    while True:
+        found = page.locator(".md-post--excerpt time").all()
+        dates += [time.get_attribute("datetime") for time in found]
+        following = page.locator(".md-pagination__link", has=page.locator("[title], svg")).last
+        next_page = page.locator(f"a.md-pagination__link[href*='page/{len(dates) // 4 + 1}/']")
+        if next_page.count() == 0:
+            break
+        next_page.first.click()
+        del following
+    assert dates == sorted(dates, reverse=True)
+    assert len(dates) == len([p for p in (PROJECT.docs / "posts").rglob("*.md")])
+    page.get_by_role("link", name=ARTICLE, exact=True).click()
+    expect(page).to_have_url(re.compile(r"/rope/$"))
+    expect(page.get_by_role("heading", name=ARTICLE, level=1)).to_be_visible()
+
+
+def test_formula_is_typeset_without_a_script(read) -> None:
+    page = read(java_script_enabled=False).open("rope/")
+    formula = page.locator(f"{CARD} mjx-container")
+    expect(formula).to_be_visible()
+    box = formula.bounding_box()
+    assert box is not None
+    assert box["width"] > 150
+    assert box["height"] > 30
+    assert page.locator(f"{CARD} mjx-assistive-mml math").count() == 1
+    # Every formula and its code are in the page, and every inline formula is typeset
+    cards = page.locator(".fm")
+    ids = [card["id"] for card in json.loads((_published(page))) if card["page"].endswith("rope/index.md")]
+    assert cards.count() == len(ids)
+    assert page.locator(".fm .fm-card pre").count() == len(ids)
+    assert "$" not in page.locator("article").inner_text().replace("`$", "")
+
+
+def _published(page) -> str:
+    return page.request.get(page.url.replace("rope/", "formulas.json")).text()
+
+
+def test_math_fonts_are_loaded(read) -> None:
+    page = read().open("rope/")
+    page.wait_for_function("document.fonts.status === 'loaded'")
+    loaded = page.evaluate(
+        "[...document.fonts].filter(f => f.status === 'loaded').map(f => f.family).join()"
+    )
+    assert "MJX" in loaded.upper()
+
+
+def test_code_opens_and_each_button_copies(read) -> None:
+    page = read().open("rope/")
+    definitions = Definitions.load(PROJECT)
+    card = page.locator(CARD)
+    expect(card.locator("pre")).to_be_hidden()
+    card.locator("summary").click()
+    expect(card.locator("pre")).to_be_visible()
+
+    card.get_by_role("button", name="复制代码").click()
+    expect(card.get_by_role("button", name="已复制")).to_be_visible()
+    assert clipboard(page) == definitions["rope.derivation.rotate_pair"].source
+
+    card.get_by_role("button", name="复制 LaTeX").click()
+    page.wait_for_function("navigator.clipboard.readText().then(t => t.includes('pmatrix'))")
+    latex = next(e["latex"] for e in json.loads(_published(page)) if e["id"] == CARD[1:])
+    assert clipboard(page) == latex
+
+    card.get_by_role("button", name="复制可运行版本").click()
+    page.wait_for_function("navigator.clipboard.readText().then(t => t.includes('import torch'))")
+    code = clipboard(page)
+    with Sandbox() as sandbox:
+        outcome = sandbox.run(code, expected_output(code))
+    assert outcome.ok, outcome.traceback
+
+
+@pytest.mark.parametrize("query", ["旋转位置编码", "RoPE", "旋转式位置编码", "自回归", "长度外推"])
+def test_search_finds_articles(read, query: str) -> None:
+    page = read().open()
+    page.locator("[data-md-component=search-query]").fill(query)
+    result = page.locator(".md-search-result__link").first
+    if query == "自回归":  # no article on it yet: nothing that merely holds 自 or 回归 may come first
+        page.wait_for_timeout(800)
+        texts = page.locator(".md-search-result__article").all_inner_texts()
+        assert all("自回归" in text for text in texts)
+        return
+    expect(result).to_be_visible()
+    assert "/rope/" in result.get_attribute("href")
+
+
+def test_dark_mode_swaps_the_figures(read) -> None:
+    page = read(color_scheme="light").open("rope/")
+    light = page.locator("#fig-rope-rotation img").first
+    dark = page.locator("#fig-rope-rotation img").last
+    light.scroll_into_view_if_needed()
+    expect(light).to_be_visible()
+    expect(dark).to_be_hidden()
+    for _ in range(2):  # system → light → dark
+        page.locator("form[data-md-component=palette] label:visible").click()
+    expect(page.locator("body")).to_have_attribute("data-md-color-scheme", "slate")
+    dark.scroll_into_view_if_needed()
+    expect(dark).to_be_visible()
+    expect(light).to_be_hidden()
+    page.wait_for_function(
+        "document.querySelector('#fig-rope-rotation img:last-child').naturalWidth > 100"
+    )
+
+
+def test_cross_reference_leads_to_the_formula(read) -> None:
+    page = read().open("rope/")
+    link = page.locator("a.fm-reference[href='#rope-relative-goal']").first
+    link.click()
+    expect(page.locator("#rope-relative-goal")).to_be_in_viewport()
+
+
+def test_notebook_page_is_readable(read) -> None:
+    page = read().open("notebooks/rope/")
+    expect(page.locator("article h1")).to_be_visible()
+    expect(page.get_by_role("link", name="下载 notebook")).to_be_visible()
+    assert page.locator(".nb-output").count() >= 3
+    assert page.locator("article script, article style").count() == 0
+    with page.expect_download() as download:
+        page.get_by_role("link", name="下载 notebook").click()
+    assert json.loads(Path(download.value.path()).read_text("utf-8"))["nbformat"] == 4
