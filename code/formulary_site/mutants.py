@@ -68,6 +68,8 @@ def _hunt(
     everything: bool,
 ) -> int:
     excuses = _excuses(project)
+    # Now, lest somebody edit the files meanwhile
+    made = {definition.path: mutants(definition) for definition in chosen}
     provers = _provers(definitions, chosen, tests_of(project, definitions))
     groups = list(dict.fromkeys(group for needed in provers.values() for group in needed))
     forks.warm(
@@ -87,7 +89,7 @@ def _hunt(
         tests = tuple(test for group in sound for test in group)
         limit = 3 + 5 * sum(seconds[group] for group in sound)
         if tests:
-            tasks += [forks.Task(tests, mutant, limit) for mutant in mutants(definition)]
+            tasks += [forks.Task(tests, mutant, limit) for mutant in made[definition.path]]
     survivors = [
         task.mutant
         for task, result in _bar(project, tasks, processes)

@@ -16,7 +16,6 @@ import pytest
 from formulary_site import proof, registry
 from formulary_site.definitions import PACKAGE, Definitions
 from formulary_site.evidence import Evidence
-from formulary_site.problems import SourceError
 from formulary_site.project import Project
 from formulary_site.recording import Record, largest_difference, update
 
@@ -85,15 +84,11 @@ class Recorder:
         self.partial = self.partial or output.get(_KEY, True)
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    def pytest_sessionfinish(self) -> None:
         if hasattr(self.config, "workeroutput"):
             self.config.workeroutput[_KEY] = self.partial
             return
-        try:
-            self.message = self._write()
-        except SourceError as error:
-            self.message = f"docs/evidence.json not written:\n{error}"
-            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+        self.message = self._write()
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         terminalreporter.write_line(self.message)

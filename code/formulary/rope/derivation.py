@@ -141,7 +141,7 @@ def polar_equations(
     query_position: float,
     key_position: float,
     theta: float,
-) -> tuple[Float[Tensor, "*batch"], ...]:
+) -> tuple[tuple[Float[Tensor, "*batch"], ...], tuple[Float[Tensor, "*batch"], ...]]:
     r"""模方程与辐角方程的左右两边：左边由 f 算，右边由 G(q, k, m - n) 算。
 
     Args:
@@ -152,7 +152,7 @@ def polar_equations(
         theta: 角频率 θ（弧度/步）。
 
     Returns:
-        (R_f·R_f, R_g, Θ_f - Θ_f, Θ_g)；前两个相等，后两个相差 2π 的整数倍。
+        左边 (R_f·R_f, Θ_f - Θ_f) 与右边 (R_g, Θ_g)；模相等，辐角相差 2π 的整数倍。
 
     Raises:
         ValueError: q 或 k 不是复数张量。
@@ -165,14 +165,14 @@ def polar_equations(
 
     示例:
         >>> q, k = torch.tensor(2j), torch.tensor(3 + 0j)
-        >>> polar_equations(q, k, query_position=1.0, key_position=1.0, theta=0.5)[:2]
-        (tensor(6.), tensor(6.))
+        >>> left, right = polar_equations(q, k, query_position=3.0, key_position=3.0, theta=0.5)
+        >>> right
+        (tensor(6.), tensor(1.5708))
     """
     query_modulus, query_phase = to_polar(rotate_complex(q, query_position, theta))
     key_modulus, key_phase = to_polar(rotate_complex(k, key_position, theta))
     score = complex_score(q, k, query_position - key_position, 0.0, theta)
-    score_modulus, score_phase = to_polar(score)
-    return query_modulus * key_modulus, score_modulus, query_phase - key_phase, score_phase
+    return (query_modulus * key_modulus, query_phase - key_phase), to_polar(score)
 
 
 def modulus_chain(
@@ -199,8 +199,8 @@ def modulus_chain(
         >>> modulus_chain(torch.tensor(2j), torch.tensor(3 + 0j), position=0.0, theta=0.5)
         (tensor(6.), tensor(6.), tensor(6.), tensor(6.))
     """
-    at_position, relative, _, _ = polar_equations(q, k, position, position, theta)
-    at_origin, _, _, _ = polar_equations(q, k, 0.0, 0.0, theta)
+    (at_position, _), (relative, _) = polar_equations(q, k, position, position, theta)
+    (at_origin, _), _ = polar_equations(q, k, 0.0, 0.0, theta)
     return at_position, relative, at_origin, q.abs() * k.abs()
 
 

@@ -41,5 +41,5 @@ def stale_key_phases(
             f"cached 的形状必须与 current 的 {tuple(current.shape)} 相同，"
             f"得到 {tuple(cached.shape)}"
         )
-    n = key_positions.to(current.dtype)[:, None]  # (S, 1)
+    n = key_positions[:, None]  # (S, 1)
     return (query_position - n) * current + n * (current - cached)

@@ -200,8 +200,9 @@ def scaling() -> Figure:
     turns.grid(False)
     edge = plt.rcParams["axes.edgecolor"]
     for mark in (32, 1):
-        axis.axvline(rotation_index(d, base, length, mark), color=edge, linewidth=0.8, ls=":")
-    axis.legend(loc="upper right", fontsize="small")
+        index = rotation_index(d, base, length, mark)
+        axis.axvline(index, ymin=0.5, color=edge, linewidth=0.8, ls=":")
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 0.06), fontsize="small")
     return figure
 
 

@@ -37,7 +37,7 @@ def inverse_frequencies(
         >>> inverse_frequencies(4, base=100.0)
         tensor([1.0000, 0.1000])
     """
-    if not isinstance(d, int) or d <= 0 or d % 2:
+    if not isinstance(d, int) or d < 2 or d % 2:
         raise ValueError(f"d 必须是正偶数（每两维为一对），得到 d={d!r}")
     if not 0 < base < math.inf:
         raise ValueError(f"base 必须是有限的正数，得到 base={base!r}")

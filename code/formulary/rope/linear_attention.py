@@ -210,13 +210,15 @@ def causal_rotary_linear_attention(
         >>> causal_rotary_linear_attention(q, q, torch.tensor([[4.0], [0.0]]))[0].tolist()
         [4.0]
     """
-    _check_shapes(q, k, v)
+    if q.shape != k.shape:
+        raise ValueError(f"q 与 k 的形状必须相同，得到 {tuple(q.shape)} 与 {tuple(k.shape)}")
+    _check_shapes(k, k, v)
     positions = torch.arange(k.shape[-2], device=k.device)
     q, k = positive_features(q), positive_features(k)
     rotated_q = rotate_interleaved(q, positions, base)
     rotated_k = rotate_interleaved(k, positions, base)
-    state = torch.zeros_like(k.mT @ v)  # (*batch, d, e)
-    normalizer = torch.zeros_like(k.sum(-2))  # (*batch, d)
+    state = k.new_zeros(*k.shape[:-2], k.shape[-1], v.shape[-1])  # (*batch, d, e)
+    normalizer = k.new_zeros(*k.shape[:-2], k.shape[-1])  # (*batch, d)
     outputs = []
     for t in range(k.shape[-2]):
         state = state + rotated_k[..., t, :, None] * v[..., t, None, :]
@@ -252,11 +254,13 @@ def rotating_state_linear_attention(
         >>> rotating_state_linear_attention(q, q, torch.tensor([[4.0], [0.0]]))[0].tolist()
         [4.0]
     """
-    _check_shapes(q, k, v)
+    if q.shape != k.shape:
+        raise ValueError(f"q 与 k 的形状必须相同，得到 {tuple(q.shape)} 与 {tuple(k.shape)}")
+    _check_shapes(k, k, v)
     one_step_back = -torch.ones(v.shape[-1], dtype=torch.long, device=k.device)  # (e,)
     q, k = positive_features(q), positive_features(k)
-    state = torch.zeros_like(v.mT @ k)  # (*batch, e, d)
-    normalizer = torch.zeros_like(k.sum(-2))  # (*batch, d)
+    state = k.new_zeros(*k.shape[:-2], v.shape[-1], k.shape[-1])  # (*batch, e, d)
+    normalizer = k.new_zeros(*k.shape[:-2], k.shape[-1])  # (*batch, d)
     outputs = []
     for t in range(k.shape[-2]):
         state = rotate_interleaved(state, one_step_back, base)

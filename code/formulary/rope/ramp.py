@@ -107,7 +107,7 @@ def rotation_index(
         >>> round(rotation_index(128, 10000.0, 4096, 32), 2)
         20.94
     """
-    if d <= 0 or d % 2:
+    if d < 2 or d % 2:
         raise ValueError(f"d 必须是正偶数（每两维为一对），得到 d={d}")
     if not 1 < base < math.inf:
         raise ValueError(f"base 必须是大于 1 的有限数（要除以 ln base），得到 base={base}")
@@ -148,7 +148,7 @@ def index_ramp(
         ValueError: beta_slow 不是正数或不小于 beta_fast，或其余参数无意义。
 
     约定:
-        端点夹在 0 与 d-1 之间（原代码如此，不是 d/2-1）；两端点相等时上端点加 0.001。
+        端点夹在 0 与 d-1 之间（原代码如此，不是 d/2-1）；两端点相等时退化成一级台阶。
 
     出处:
         Hugging Face transformers 5.23.0, `_compute_yarn_parameters`。
@@ -168,6 +168,6 @@ def index_ramp(
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, d - 1)
     if low == high:
-        high += 0.001
+        high += 1  # 下标是整数，与原代码加 0.001 结果相同
     index = torch.arange(d // 2, dtype=dtype)
     return 1 - ((index - low) / (high - low)).clamp(0, 1)

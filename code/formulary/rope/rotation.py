@@ -86,7 +86,8 @@ def rotate_interleaved(
         tensor([[ 0.5403,  0.8415, -0.0998,  0.9950]])
     """
     cos, sin = rotation_table(x, positions, base)
-    even, odd = x[..., 0::2], x[..., 1::2]  # (*batch, T, pairs)
+    wide = x.to(cos.dtype)
+    even, odd = wide[..., 0::2], wide[..., 1::2]  # (*batch, T, pairs)
     rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     return rotated.flatten(-2).to(x.dtype)  # (*batch, T, d)
 
@@ -152,7 +153,7 @@ def rotate_half_split(
         tensor([[ 0.5403, -0.0998,  0.8415,  0.9950]])
     """
     cos, sin = rotation_table(x, positions, base)
-    first, second = x.chunk(2, dim=-1)  # (*batch, T, pairs)
+    first, second = x.to(cos.dtype).chunk(2, dim=-1)  # (*batch, T, pairs)
     rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return rotated.to(x.dtype)
 
@@ -217,6 +218,6 @@ def interleaved_to_half_split(d: int) -> Int[Tensor, " d"]:
         >>> interleaved_to_half_split(6)
         tensor([0, 2, 4, 1, 3, 5])
     """
-    if not isinstance(d, int) or d <= 0 or d % 2:
+    if not isinstance(d, int) or d < 2 or d % 2:
         raise ValueError(f"d 必须是正偶数（每两维为一对），得到 d={d!r}")
     return torch.cat((torch.arange(0, d, 2), torch.arange(1, d, 2)))

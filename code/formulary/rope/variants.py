@@ -138,7 +138,7 @@ def xpos_score(
     base: float = 10_000.0,
     scale_base: float = 512.0,
 ) -> Float[Tensor, " N"]:
-    r"""xPos 的打分：每个频率分量再乘 ζ_i^(Δ/S)，仍只依赖位置差 Δ = m - n。
+    r"""采用 xPos 时的打分：每个频率分量再乘 ζ_i^(Δ/S)，仍只依赖位置差 Δ = m - n。
 
     Args:
         q: 查询向量，d 为偶数。

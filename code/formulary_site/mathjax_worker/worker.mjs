@@ -79,16 +79,31 @@ function newRules() {
 
 // Without it "m−n" could break before the minus sign.
 const short = 12; // glyphs; a line of a phone holds about 40
-const base = [...newRules(), 'mjx-container[jax="CHTML"].short mjx-break{white-space: pre;}'];
+const base = [
+  ...newRules(),
+  'mjx-container[jax="CHTML"] mjx-break.kept{white-space: pre;}',
+  'mjx-container[jax="CHTML"].short mjx-break{white-space: pre;}',
+];
 const inBase = new Set(base);
+
+/** Keep a line from breaking inside brackets, and between a sign and its number. */
+function keepTogether(html) {
+  let depth = 0;
+  return html.replace(/<mjx-c class="mjx-c(28|5B|29|5D)"|<mjx-break size="(\d)"/g, (tag, bracket, size) => {
+    if (bracket) {
+      depth += bracket === '28' || bracket === '5B' ? 1 : -1;
+      return tag;
+    }
+    return depth > 0 || size === '0' ? `${tag} class="kept"` : tag;
+  });
+}
 
 async function render([tex, display]) {
   MathJax.texReset(); // forgets the last formula's labels
   try {
     const node = await MathJax.tex2chtmlPromise(tex, { display });
     if (!display && adaptor.tags(node, 'mjx-c').length < short) adaptor.addClass(node, 'short');
-    const html = adaptor
-      .outerHTML(node)
+    const html = keepTogether(adaptor.outerHTML(node))
       .replace(/ xmlns="[^"]*"| data-mjx-[\w-]+="[^"]*"/g, '') // HTML needs neither
       .replaceAll('\n', '&#10;'); // one line, so that no later step indents the inside of a brace
     const own = newRules().filter((rule) => !inBase.has(rule));

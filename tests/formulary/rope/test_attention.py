@@ -198,6 +198,18 @@ def test_projected_scores__matches_dense_loops() -> None:
             torch.testing.assert_close(actual[batch, head], expected)
 
 
+def test_projected_scores__matches_dense_loops_with_one_head() -> None:
+    """只有一个头、用默认的底数 10000 时也与稠密矩阵的结果相同。"""
+    x, w_q, w_k, _, positions = _attention_inputs()
+    q, k = x[0] @ w_q[:4].T, x[0] @ w_k[:4].T
+    dense = [
+        [q[t] @ _dense(n - m, 4, 10_000.0) @ k[s] / 2 for s, n in enumerate(positions.tolist())]
+        for t, m in enumerate(positions.tolist())
+    ]
+    expected = torch.stack([torch.stack(row) for row in dense])
+    torch.testing.assert_close(projected_scores(x, w_q[:4], w_k[:4], 1, positions)[0, 0], expected)
+
+
 def test_projected_scores__is_invariant_to_common_shift() -> None:
     """全部位置同加 100，分数不变；打乱位置则改变。"""
     x, w_q, w_k, _, positions = _attention_inputs()
@@ -224,6 +236,10 @@ def test_rope_attention__matches_scaled_dot_product_attention() -> None:
     q, k = (torch.einsum("tij,bhtj->bhti", rotations, h) for h in heads[:2])
     expected = F.scaled_dot_product_attention(q, k, heads[2]).transpose(1, 2).flatten(2)
     torch.testing.assert_close(rope_attention(x, w_q, w_k, w_v, 3, positions, BASE), expected)
+    # 各个公开函数的默认底数都是 10000
+    default = rope_attention(x, w_q, w_k, w_v, 3, positions)
+    explicit = rope_attention(x, w_q, w_k, w_v, 3, positions, 10_000.0)
+    torch.testing.assert_close(default, explicit)
 
 
 def test_rope_attention__matches_huggingface_llama() -> None:
@@ -286,6 +302,8 @@ def test_permute_query_key_rows__matches_huggingface_conversion() -> None:
     w, heads = _random(18, 7), 3
     expected = w.view(heads, 18 // heads // 2, 2, 7).transpose(1, 2).reshape(18, 7)
     assert torch.equal(permute_query_key_rows(w, heads), expected)
+    rows = [*range(0, 18, 2), *range(1, 18, 2)]
+    assert torch.equal(permute_query_key_rows(w, 1), w[rows])
 
 
 def test_permute_query_key_rows__preserves_scores() -> None:

@@ -49,6 +49,7 @@ def test_by_parts_frequencies__equals_hand_calculation() -> None:
 
 def test_by_parts_frequencies__limit_extreme_ramps() -> None:
     """上下界都高于所有圈数时是位置内插，都低于所有圈数时频率不动。"""
+    assert by_parts_frequencies(32, 1e4, 4, 1).dtype == torch.float32
     original = inverse_frequencies(32, 1e4, dtype=torch.float64)
     low = by_parts_frequencies(32, 1e4, 4, 64, alpha=1e6, beta=2e6, dtype=torch.float64)
     high = by_parts_frequencies(32, 1e4, 4, 64, alpha=0, beta=1e-9, dtype=torch.float64)
@@ -108,6 +109,7 @@ def test_wavelength_by_parts_frequencies__matches_per_pair_loop() -> None:
 
 def test_wavelength_by_parts_frequencies__bounds_frequency_mixture_from_below() -> None:
     """调和平均不超过算术平均；最大的比是 (√s+1/√s)²/4 以内。"""
+    assert wavelength_by_parts_frequencies(32, 1e4, 4, 1).dtype == torch.float32
     for factor in (2.0, 8.0, 16.0):
         mixed = by_parts_frequencies(128, 1e4, factor, 4096, dtype=torch.float64)
         harmonic = wavelength_by_parts_frequencies(128, 1e4, factor, 4096, dtype=torch.float64)

@@ -163,7 +163,7 @@ def test_polar_equations__matches_closed_form() -> None:
     sizes = [abs(a) * abs(b) for a, b in zip(q.tolist(), k.tolist(), strict=True)]
     size = torch.tensor(sizes, dtype=torch.float64)
     for m, n in ((0.0, 0.0), (5.0, 3.0), (3.0, 5.0), (2.5, -7.0)):
-        left, right, difference, relative = polar_equations(q, k, m, n, THETA)
+        (left, difference), (right, relative) = polar_equations(q, k, m, n, THETA)
         phase = q.imag.atan2(q.real) - k.imag.atan2(k.real) + (m - n) * THETA
         torch.testing.assert_close(left, size)
         torch.testing.assert_close(right, left)
@@ -174,8 +174,19 @@ def test_polar_equations__matches_closed_form() -> None:
 def test_polar_equations__equals_worked_example() -> None:
     """取 q = 2i、k = 3、θ = π/8、m = 3、n = 1：模都是 6，辐角都是 π/2 + 2π/8 = 3π/4。"""
     q, k = torch.tensor(2j, dtype=torch.complex128), torch.tensor(3, dtype=torch.complex128)
-    expected = torch.tensor([6, 6, 3 * math.pi / 4, 3 * math.pi / 4], dtype=torch.float64)
-    torch.testing.assert_close(torch.stack(polar_equations(q, k, 3.0, 1.0, math.pi / 8)), expected)
+    expected = torch.tensor([6, 3 * math.pi / 4], dtype=torch.float64)
+    left, right = polar_equations(q, k, 3.0, 1.0, math.pi / 8)
+    torch.testing.assert_close(torch.stack(left), expected)
+    torch.testing.assert_close(torch.stack(right), expected)
+
+
+def test_polar_equations__equals_worked_example_modulo_turn() -> None:
+    """取辐角为 3π/4 与 -3π/4 的 q、k：左边的辐角差是 3π/2，右边是 -π/2，相差一整圈。"""
+    q, k = (torch.tensor(complex(-1, sign), dtype=torch.complex128) for sign in (1, -1))
+    left, right = polar_equations(q, k, 0.0, 0.0, THETA)
+    phases = torch.stack((left[1], right[1]))
+    expected = torch.tensor([3 * math.pi / 2, -math.pi / 2], dtype=torch.float64)
+    torch.testing.assert_close(phases, expected)
 
 
 def test_polar_equations__rejects_real_input() -> None:
@@ -372,6 +383,12 @@ def test_rotation_matrix__equals_worked_example_of_key() -> None:
     expected = torch.tensor([-0.3012, 1.3818, 0.8952, 1.0948], dtype=torch.float64)
     # 正文只印四位小数
     torch.testing.assert_close(actual, expected, rtol=0, atol=5e-5)
+
+
+def test_rotation_matrix__equals_default_base_and_dtype() -> None:
+    """底数默认 10000：d = 4 时第 1 对每步转 0.01 弧度；类型默认 float32。"""
+    expected = torch.tensor([[math.cos(0.05), -math.sin(0.05)], [math.sin(0.05), math.cos(0.05)]])
+    torch.testing.assert_close(rotation_matrix(5.0, 4)[2:, 2:], expected)
 
 
 def test_rotation_matrix__rejects_odd_dimension() -> None:

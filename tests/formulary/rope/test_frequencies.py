@@ -35,6 +35,8 @@ def test_inverse_frequencies__equals_worked_example() -> None:
     """取 d = 8、底数 10000 时是 1、1/10、1/100、1/1000。"""
     expected = torch.tensor([float(Fraction(1, 10**i)) for i in range(4)], dtype=torch.float64)
     torch.testing.assert_close(inverse_frequencies(8, dtype=torch.float64), expected)
+    # 底数小于 1 也合法，这时角频率递增
+    torch.testing.assert_close(inverse_frequencies(4, base=0.25), torch.tensor([1.0, 2.0]))
 
 
 def test_inverse_frequencies__is_monotone() -> None:

@@ -169,6 +169,15 @@ def test_feature_order_scores__equals_hand_example() -> None:
     assert before.item() == 2
 
 
+def test_feature_order_scores__equals_base_10000_by_default() -> None:
+    """不写底数时取 10000。"""
+    q, k, _ = draw(15)
+    actual = feature_order_scores(q, k, QUERY_POSITIONS, KEY_POSITIONS)
+    torch.testing.assert_close(
+        actual, feature_order_scores(q, k, QUERY_POSITIONS, KEY_POSITIONS, 10_000.0)
+    )
+
+
 def test_feature_order_scores__rejects_unequal_features() -> None:
     """q 与 k 的特征维数不等时报错。"""
     with pytest.raises(ValueError, match="形状"):
@@ -205,6 +214,15 @@ def test_naive_rotary_linear_attention__differs_from_weighted_average() -> None:
     actual = naive_rotary_linear_attention(zero[:1], zero, v, torch.tensor([0]), torch.arange(6))
     assert sum(math.cos(j) for j in range(6)) < 0
     assert round(actual.item(), 2) == -6.53
+
+
+def test_naive_rotary_linear_attention__equals_base_10000_by_default() -> None:
+    """不写底数时取 10000。"""
+    q, k, v = draw(15)
+    actual = naive_rotary_linear_attention(q, k, v, QUERY_POSITIONS, KEY_POSITIONS)
+    torch.testing.assert_close(
+        actual, naive_rotary_linear_attention(q, k, v, QUERY_POSITIONS, KEY_POSITIONS, 10_000.0)
+    )
 
 
 def test_naive_rotary_linear_attention__rejects_mismatched_positions() -> None:
@@ -259,6 +277,15 @@ def test_rotary_linear_attention__differs_from_bounded_weights() -> None:
     assert round(weight.item(), 1) == 42.6
 
 
+def test_rotary_linear_attention__equals_base_10000_by_default() -> None:
+    """不写底数时取 10000。"""
+    q, k, v = draw(15)
+    actual = rotary_linear_attention(q, k, v, QUERY_POSITIONS, KEY_POSITIONS)
+    torch.testing.assert_close(
+        actual, rotary_linear_attention(q, k, v, QUERY_POSITIONS, KEY_POSITIONS, 10_000.0)
+    )
+
+
 def test_rotary_linear_attention__rejects_mismatched_shapes() -> None:
     """键与值的词元数不等时报错。"""
     q, k, v = draw(0)
@@ -295,11 +322,21 @@ def test_causal_rotary_linear_attention__limit_last_step() -> None:
     torch.testing.assert_close(causal_rotary_linear_attention(q, k, v, BASE)[-1], last)
 
 
+def test_causal_rotary_linear_attention__equals_base_10000_by_default() -> None:
+    """不写底数时取 10000。"""
+    q, k, v = draw(15, causal=True)
+    actual = causal_rotary_linear_attention(q, k, v)
+    torch.testing.assert_close(actual, causal_rotary_linear_attention(q, k, v, 10_000.0))
+
+
 def test_causal_rotary_linear_attention__rejects_mismatched_shapes() -> None:
-    """查询与键的特征维数不等时报错。"""
+    """查询与键不同形，或键与值的词元数不等时报错。"""
     q, k, v = draw(0, causal=True)
-    with pytest.raises(ValueError, match="形状"):
-        causal_rotary_linear_attention(q[:, 2:], k, v)
+    for bad in ((q[:, 2:], k, v), (q[1:], k, v), (q, k[1:], v)):
+        with pytest.raises(ValueError, match="q 与 k 的形状必须相同"):
+            causal_rotary_linear_attention(*bad)
+    with pytest.raises(ValueError, match="q、k、v 的形状"):
+        causal_rotary_linear_attention(q, k, v[1:])
 
 
 def test_rotating_state_linear_attention__matches_masked_sum() -> None:
@@ -322,10 +359,19 @@ def test_rotating_state_linear_attention__is_invariant_to_future_tokens() -> Non
     torch.testing.assert_close(rotating_state_linear_attention(q, k, v, BASE)[:2], cut)
 
 
+def test_rotating_state_linear_attention__equals_base_10000_by_default() -> None:
+    """不写底数时取 10000。"""
+    q, k, v = draw(15, causal=True)
+    actual = rotating_state_linear_attention(q, k, v)
+    torch.testing.assert_close(actual, rotating_state_linear_attention(q, k, v, 10_000.0))
+
+
 def test_rotating_state_linear_attention__rejects_mismatched_shapes() -> None:
-    """键与值的词元数不等时报错。"""
+    """查询与键不同形，或键与值的词元数不等时报错。"""
     q, k, v = draw(0, causal=True)
-    with pytest.raises(ValueError, match="形状"):
+    with pytest.raises(ValueError, match="q 与 k 的形状必须相同"):
+        rotating_state_linear_attention(q[1:], k, v)
+    with pytest.raises(ValueError, match="q、k、v 的形状"):
         rotating_state_linear_attention(q, k, v[1:])
 
 

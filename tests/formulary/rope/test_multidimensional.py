@@ -73,7 +73,7 @@ def test_rotate_axial__depends_only_on_offset() -> None:
 
 
 def test_rotate_axial__equals_worked_example() -> None:
-    """d = 8、坐标 (3, 2)：四对特征依次转 3、0.3、2、0.2 弧度。"""
+    """取 d = 8、坐标 (3, 2)：四对特征依次转 3、0.3、2、0.2 弧度。"""
     x = torch.tensor([[1.0, 0.0] * 4], dtype=torch.float64)
     actual = rotate_axial(x, torch.tensor([[3, 2]]))
     expected = [f(a) for a in (3.0, 0.3, 2.0, 0.2) for f in (math.cos, math.sin)]
@@ -85,7 +85,7 @@ def test_rotate_axial__equals_worked_example() -> None:
 
 
 def test_rotate_axial__rejects_bad_shapes() -> None:
-    """d 不是 4 的倍数、或坐标不是 (T, 2)，都报错。"""
+    """维数 d 不是 4 的倍数、或坐标不是 (T, 2)，都报错。"""
     with pytest.raises(ValueError, match="4 的倍数"):
         rotate_axial(torch.zeros(3, 6), torch.zeros(3, 2))
     with pytest.raises(ValueError, match="4 的倍数"):
@@ -119,6 +119,17 @@ def test_axial_scores__equals_rotated_inner_product() -> None:
     here, there = torch.tensor([[4.0, 1.0]]), torch.tensor([[9.0, -2.0]])
     score = (rotate_axial(q[None], here) * rotate_axial(k[None], there)).sum()
     torch.testing.assert_close(axial_scores(q, k, there - here).sum(), score)
+
+
+def test_axial_scores__equals_worked_example() -> None:
+    """取 d = 64、b = 100、q = k = 1：沿轴走 15 格剩 0.61，两个方向各走 15 格剩 0.22。"""
+    ones = torch.ones(64, dtype=torch.float64)
+    scores = axial_scores(ones, ones, torch.tensor([[0, 0], [15, 0], [15, 15]])).sum(dim=-1)
+    assert [round(score / 64, 2) for score in scores.tolist()] == [1.0, 0.61, 0.22]
+    for base, turning in ((10_000.0, 5), (100.0, 9)):  # pairs that turn 1 rad in a 14×14 image
+        corner = rotate_axial(torch.tensor([[1.0, 0.0] * 32]), torch.tensor([[1, 0]]), base)
+        angles = torch.atan2(corner[0, 1:32:2], corner[0, 0:32:2])
+        assert int((13 * angles >= 1).sum()) == turning
 
 
 def test_axial_scores__differs_from_mixed_frequencies() -> None:

@@ -94,7 +94,7 @@ def test_mrope_interleaved_axes__equals_worked_example() -> None:
 
 
 def test_mrope_interleaved_axes__matches_loop() -> None:
-    """h 与 w 的名额不同时，与逐对轮流分发名额的循环一致。"""
+    """当 h 与 w 的名额不同时，与逐对轮流分发名额的循环一致。"""
     left, expected = [5, 3, 4], []
     while sum(left):
         for axis in range(3):
@@ -144,7 +144,7 @@ def test_mrope_angles__matches_loop() -> None:
 
 
 def test_mrope_angles__equals_worked_example() -> None:
-    """b = 1e6、相隔 50 格：分段时高、宽最快的一对转 1.58、0.0089 弧度，交替时宽的 θ_2 是 0.649。"""
+    """底数 1e6、隔 50 格：分段时高、宽最快的对转 1.58、0.0089 弧度；交替时宽的 θ_2 是 0.649。"""
     apart = torch.full((3, 1), 50.0, dtype=torch.float64)
     angles = mrope_angles(apart, mrope_axes((16, 24, 24)), dtype=torch.float64)[0]
     torch.testing.assert_close(angles[16].item(), 50 * 10**-1.5)
@@ -156,7 +156,7 @@ def test_mrope_angles__equals_worked_example() -> None:
 
 
 def test_mrope_angles__limit_text_only() -> None:
-    """t = h = w 时，无论特征对怎样分给三个轴，都是一维 RoPE 的转角。"""
+    """当 t = h = w 时，无论特征对怎样分给三个轴，都是一维 RoPE 的转角。"""
     text = torch.arange(5).expand(3, -1)
     expected = torch.outer(
         torch.arange(5, dtype=torch.float64), 1e6 ** (-torch.arange(6, dtype=torch.float64) / 6)
@@ -254,7 +254,7 @@ def test_mrope_position_ids__differs_from_truncate_before_multiply() -> None:
 
 
 def test_mrope_position_ids__differs_from_spatial_counter() -> None:
-    """transformers 5.23.0 的计数器只前进网格边长：5 帧 1×2 的视频之后，文本号与帧号重叠。"""
+    """在 transformers 5.23.0 里，计数器只前进网格边长：5 帧 1×2 的视频之后，文本号与帧号重叠。"""
     segments = [3, (5, 1, 2), 3]
     ids, library = mrope_position_ids(segments), library_position_ids(Qwen2VLModel, segments)
     assert ids[:, :13].tolist() == library[:, :13].tolist()

@@ -34,11 +34,21 @@ def test_unseen_angles__equals_pairs_below_one_turn() -> None:
     assert not unseen_angles(original, original, 1, 4096).any()
 
 
+def test_unseen_angles__is_strict_at_both_limits() -> None:
+    """恰好转满一圈的对，以及相对差不到 1e-5 的对，都不算遇到新角度；再多一点就算。"""
+    full_turn = torch.tensor([2 * math.pi], dtype=torch.float64)
+    assert not unseen_angles(full_turn, full_turn, 2, 1)
+    one = torch.ones(3, dtype=torch.float64)
+    excess = torch.tensor([1e-5, 1.5e-5, 0.0], dtype=torch.float64)
+    assert unseen_angles(one + excess, one, 1, 1).tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
         ((torch.ones(3), torch.ones(4), 2, 8), "scaled"),
         ((torch.ones(4), torch.ones(4), 0.5, 8), "factor"),
+        ((torch.ones(4), torch.ones(4), math.inf, 8), "factor"),
         ((torch.ones(4), torch.ones(4), 2, 0), "original_max_position_embeddings"),
     ],
 )
@@ -100,6 +110,7 @@ def test_rotation_index__matches_bisection() -> None:
 
 def test_rotation_index__equals_llama_2_endpoints() -> None:
     """d=128、b=10000、L=4096：转 32 圈的是第 20.94 对，转 1 圈的是第 45.03 对。"""
+    assert rotation_index(2, 1.5, 1, 1 / (2 * math.pi)) == 0
     ends = [round(rotation_index(128, 10_000, 4096, rho), 2) for rho in (32, 1)]
     assert ends == [20.94, 45.03]
 
@@ -110,6 +121,7 @@ def test_rotation_index__equals_llama_2_endpoints() -> None:
         ((7, 1e4, 64, 1), "d"),
         ((0, 1e4, 64, 1), "d"),
         ((8, 1, 64, 1), "base"),
+        ((8, math.inf, 64, 1), "base"),
         ((8, -2, 64, 1), "base"),
         ((8, 1e4, 0, 1), "original_max_position_embeddings"),
         ((8, 1e4, 64, 0), "rotations"),
@@ -159,9 +171,7 @@ def test_index_ramp__equals_hand_calculation() -> None:
 
 def test_index_ramp__limit_equal_endpoints() -> None:
     """两个端点取整后相等时变成一级台阶：不超过端点的对取 1，之后取 0。"""
-    actual = index_ramp(4, 1e8, 628, beta_fast=100.00000001, beta_slow=99.9)
-    assert actual.tolist() in ([1.0, 1.0], [1.0, 0.0])
-    step = index_ramp(16, 10_000, 2, beta_fast=8, beta_slow=2 / (2 * math.pi), truncate=True)
+    step = index_ramp(16, 10_000, 2, beta_fast=8, beta_slow=2 / (2 * math.pi))
     assert step.tolist() == [1.0] + [0.0] * 7
 
 

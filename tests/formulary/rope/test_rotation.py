@@ -179,6 +179,8 @@ def test_rotate_half_split__matches_python_loop() -> None:
     x = _random(2, 3, 5, 8)
     expected = _rotate_by_loops(x, POSITIONS, BASE, half_split=True)
     torch.testing.assert_close(rotate_half_split(x, POSITIONS, BASE), expected)
+    expected = _rotate_by_loops(x, POSITIONS, 10_000.0, half_split=True)
+    torch.testing.assert_close(rotate_half_split(x, POSITIONS), expected)
 
 
 def test_rotate_half_split__matches_huggingface_llama() -> None:
@@ -323,42 +325,66 @@ def _assert_rounded_once(actual: Tensor, exact: Tensor) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rotate_interleaved__bounds_low_precision_error(dtype: torch.dtype) -> None:
-    """半精度输入在 float32 里旋转，只在最后舍入一次，位置到 4095 也如此。"""
-    x, positions = _random(2, 3, 40, 8, dtype=dtype), torch.arange(4056, 4096)
+    """半精度输入在 float32 里旋转，值与梯度都只在最后舍入一次，位置到 4095 也如此。"""
+    x = _random(2, 3, 40, 8, dtype=dtype).requires_grad_()
+    positions = torch.arange(4056, 4096)
     actual = rotate_interleaved(x, positions, BASE)
     assert actual.dtype == dtype
-    exact = _rotate_by_loops(x.double(), positions.double(), BASE, half_split=False)
+    exact = _rotate_by_loops(x.detach().double(), positions.double(), BASE, half_split=False)
     _assert_rounded_once(actual, exact)
+    # 梯度是反向旋转，也只舍入一次
+    (gradient,) = torch.autograd.grad((actual * x.detach()).sum(), x)
+    assert gradient.dtype == dtype
+    exact = _rotate_by_loops(x.detach().double(), -positions.double(), BASE, half_split=False)
+    _assert_rounded_once(gradient, exact)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rotate_interleaved_fast__bounds_low_precision_error(dtype: torch.dtype) -> None:
-    """半精度输入在 float32 里旋转，只在最后舍入一次，位置到 4095 也如此。"""
-    x, positions = _random(2, 3, 40, 8, dtype=dtype), torch.arange(4056, 4096)
+    """半精度输入在 float32 里旋转，值与梯度都只在最后舍入一次，位置到 4095 也如此。"""
+    x = _random(2, 3, 40, 8, dtype=dtype).requires_grad_()
+    positions = torch.arange(4056, 4096)
     actual = rotate_interleaved_fast(x, positions, BASE)
     assert actual.dtype == dtype
-    exact = _rotate_by_loops(x.double(), positions.double(), BASE, half_split=False)
+    exact = _rotate_by_loops(x.detach().double(), positions.double(), BASE, half_split=False)
     _assert_rounded_once(actual, exact)
+    # 梯度是反向旋转，也只舍入一次
+    (gradient,) = torch.autograd.grad((actual * x.detach()).sum(), x)
+    assert gradient.dtype == dtype
+    exact = _rotate_by_loops(x.detach().double(), -positions.double(), BASE, half_split=False)
+    _assert_rounded_once(gradient, exact)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rotate_half_split__bounds_low_precision_error(dtype: torch.dtype) -> None:
-    """半精度输入在 float32 里旋转，只在最后舍入一次，位置到 4095 也如此。"""
-    x, positions = _random(2, 3, 40, 8, dtype=dtype), torch.arange(4056, 4096)
+    """半精度输入在 float32 里旋转，值与梯度都只在最后舍入一次，位置到 4095 也如此。"""
+    x = _random(2, 3, 40, 8, dtype=dtype).requires_grad_()
+    positions = torch.arange(4056, 4096)
     actual = rotate_half_split(x, positions, BASE)
     assert actual.dtype == dtype
-    exact = _rotate_by_loops(x.double(), positions.double(), BASE, half_split=True)
+    exact = _rotate_by_loops(x.detach().double(), positions.double(), BASE, half_split=True)
     _assert_rounded_once(actual, exact)
+    # 梯度是反向旋转，也只舍入一次
+    (gradient,) = torch.autograd.grad((actual * x.detach()).sum(), x)
+    assert gradient.dtype == dtype
+    exact = _rotate_by_loops(x.detach().double(), -positions.double(), BASE, half_split=True)
+    _assert_rounded_once(gradient, exact)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rotate_half_split_fast__bounds_low_precision_error(dtype: torch.dtype) -> None:
-    """半精度输入在 float32 里旋转，只在最后舍入一次，位置到 4095 也如此。"""
-    x, positions = _random(2, 3, 40, 8, dtype=dtype), torch.arange(4056, 4096)
+    """半精度输入在 float32 里旋转，值与梯度都只在最后舍入一次，位置到 4095 也如此。"""
+    x = _random(2, 3, 40, 8, dtype=dtype).requires_grad_()
+    positions = torch.arange(4056, 4096)
     actual = rotate_half_split_fast(x, positions, BASE)
     assert actual.dtype == dtype
-    exact = _rotate_by_loops(x.double(), positions.double(), BASE, half_split=True)
+    exact = _rotate_by_loops(x.detach().double(), positions.double(), BASE, half_split=True)
     _assert_rounded_once(actual, exact)
+    # 梯度是反向旋转，也只舍入一次
+    (gradient,) = torch.autograd.grad((actual * x.detach()).sum(), x)
+    assert gradient.dtype == dtype
+    exact = _rotate_by_loops(x.detach().double(), -positions.double(), BASE, half_split=True)
+    _assert_rounded_once(gradient, exact)
 
 
 def test_interleaved_to_half_split__matches_python_loop() -> None:

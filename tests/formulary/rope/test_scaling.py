@@ -113,6 +113,16 @@ def test_ntk_frequencies__equals_hand_calculation() -> None:
     torch.testing.assert_close(actual, torch.tensor([1, 0.0025], dtype=torch.float64))
 
 
+def test_ntk_frequencies__equals_factor_that_avoids_unseen_angles() -> None:
+    """要在 8 倍长度内没有新角度，NTK 的倍数至少是 8^(63/46)，约 17.25。"""
+    original = inverse_frequencies(128, 1e4, dtype=torch.float64)
+    least = 8 ** (63 / 46)
+    assert round(least, 2) == 17.25
+    for factor, pairs in ((least - 0.01, [46]), (least + 0.01, [])):
+        scaled = ntk_frequencies(128, 1e4, factor, dtype=torch.float64)
+        assert unseen_angles(scaled, original, 8, 4096).nonzero().flatten().tolist() == pairs
+
+
 def test_ntk_frequencies__differs_from_pure_interpolation() -> None:
     """训练时没转满一圈的 18 对里，NTK 有 17 对转到新角度，位置内插一对也没有。"""
     original = inverse_frequencies(128, 1e4)
@@ -374,6 +384,23 @@ def test_llama3_frequencies__is_monotone_in_pair_index() -> None:
     assert [(ramp == 1).sum().item(), (ramp == 0).sum().item()] == [29, 29]
     torch.testing.assert_close(actual[:29], original[:29])
     torch.testing.assert_close(actual[-29:], original[-29:] / 8)
+
+
+def test_llama3_frequencies__equals_article_table() -> None:
+    """d=128、b=10000、L=4096、s=8，上下界 (1, 4)：36 对不动，18 对除以 8；四种方法第 32 对的比。"""
+    settings = {"dtype": torch.float64}
+    original = inverse_frequencies(128, 1e4, **settings)
+    ratio = llama3_frequencies(128, 1e4, 8, 1, 4, 4096, **settings) / original
+    assert (ratio > 1 - 1e-12).nonzero().flatten().tolist() == list(range(36))
+    assert (ratio < 0.125 + 1e-12).nonzero().flatten().tolist() == list(range(46, 64))
+    tables = (
+        ntk_frequencies(128, 1e4, 8, **settings),
+        by_parts_frequencies(128, 1e4, 8, 4096, **settings),
+        yarn_frequencies(128, 1e4, 8, 4096, **settings),
+        llama3_frequencies(128, 1e4, 8, 1, 4, 4096, **settings),
+    )
+    at_32 = [round((table[32] / original[32]).item(), 4) for table in tables]
+    assert at_32 == [0.3478, 0.2808, 0.5962, 1]
 
 
 @pytest.mark.parametrize(

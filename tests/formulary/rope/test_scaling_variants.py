@@ -36,6 +36,7 @@ def test_mixed_ntk_frequencies__limit_power_zero() -> None:
 
 def test_mixed_ntk_frequencies__equals_endpoint_ratios() -> None:
     """d=128、s=8：不论 p，最低频都除以 8；p = 0.625 时最高频乘以 0.8568。"""
+    assert mixed_ntk_frequencies(128, 1e4, 8).dtype == torch.float32
     original = inverse_frequencies(128, 1e4, dtype=torch.float64)
     for p in (0, 0.3, 0.625, 1):
         ratio = mixed_ntk_frequencies(128, 1e4, 8, p, dtype=torch.float64) / original
@@ -132,11 +133,16 @@ def test_longrope_attention_factor__equals_published_example() -> None:
     """L = 4096、s = 32 时是 √(1 + 5/12)，约 1.1902；s = 1 时是 1。"""
     assert longrope_attention_factor(32, 4096) == pytest.approx(math.sqrt(17 / 12), rel=1e-15)
     assert longrope_attention_factor(1, 4096) == 1
+    assert longrope_attention_factor(2, 2) == pytest.approx(math.sqrt(2), rel=1e-15)
 
 
 @pytest.mark.parametrize(
     ("arguments", "name"),
-    [((0.5, 64), "factor"), ((2, 1), "original_max_position_embeddings")],
+    [
+        ((0.5, 64), "factor"),
+        ((math.inf, 64), "factor"),
+        ((2, 1), "original_max_position_embeddings"),
+    ],
 )
 def test_longrope_attention_factor__rejects_bad_arguments(arguments, name) -> None:
     """小于 1 的倍数与不大于 1 的训练长度被拒绝。"""

@@ -39,7 +39,9 @@ def wrong_partial(x: torch.Tensor, positions, rotary_dim: int, base: float) -> t
     d = x.shape[-1]
     pairs = [(i, i + d // 2) for i in range(rotary_dim // 2)]
     theta = [base ** (-2 * i / d) for i in range(rotary_dim // 2)]
-    return torch.stack([rotate_pairs(row, m, pairs, theta) for row, m in zip(x, positions)])
+    return torch.stack(
+        [rotate_pairs(row, m, pairs, theta) for row, m in zip(x, positions, strict=True)]
+    )
 
 
 def test_rotate_partial__matches_loop() -> None:
@@ -47,7 +49,9 @@ def test_rotate_partial__matches_loop() -> None:
     x, positions, rotary_dim, base = random(4, 10), [0.0, 2.0, 5.5, 90.0], 6, 300.0
     pairs = [(i, i + 3) for i in range(3)]
     theta = [base ** (-2 * i / rotary_dim) for i in range(3)]
-    expected = torch.stack([rotate_pairs(r, m, pairs, theta) for r, m in zip(x, positions)])
+    expected = torch.stack(
+        [rotate_pairs(r, m, pairs, theta) for r, m in zip(x, positions, strict=True)]
+    )
     actual = rotate_partial(x, torch.tensor(positions, dtype=torch.float64), rotary_dim, base)
     torch.testing.assert_close(actual, expected)
 
@@ -72,7 +76,7 @@ def test_rotate_partial__preserves_the_rest() -> None:
 
 
 def test_rotate_partial__equals_worked_example() -> None:
-    """d = 64、d_r = 16：第 1 对在位置 1 转 10^(-1/2) 弧度。"""
+    """取 d = 64、d_r = 16：第 1 对在位置 1 转 10^(-1/2) 弧度。"""
     x = torch.zeros(1, 64, dtype=torch.float64)
     x[0, 1] = 1.0
     rotated = rotate_partial(x, torch.tensor([1]), rotary_dim=16)
@@ -81,10 +85,12 @@ def test_rotate_partial__equals_worked_example() -> None:
 
 
 def test_rotate_partial__limit_whole_head() -> None:
-    """d_r = d 时整个头都旋转：只剩对半布局的普通 RoPE。"""
+    """当 d_r = d 时整个头都旋转：只剩对半布局的普通 RoPE。"""
     x, positions = random(2, 6, seed=13), [1.0, 8.0]
     pairs, theta = [(i, i + 3) for i in range(3)], [10_000 ** (-i / 3) for i in range(3)]
-    expected = torch.stack([rotate_pairs(r, m, pairs, theta) for r, m in zip(x, positions)])
+    expected = torch.stack(
+        [rotate_pairs(r, m, pairs, theta) for r, m in zip(x, positions, strict=True)]
+    )
     torch.testing.assert_close(rotate_partial(x, torch.tensor(positions), 6), expected)
 
 
@@ -127,7 +133,7 @@ def test_proportional_frequencies__matches_transformers() -> None:
 
 
 def test_proportional_frequencies__equals_worked_example() -> None:
-    """d = 12、ρ = 0.5：留 3 对，频率仍按 d = 12 排，后 3 对为零。"""
+    """取 d = 12、ρ = 0.5：留 3 对，频率仍按 d = 12 排，后 3 对为零。"""
     actual = proportional_frequencies(12, 0.5, base=64.0, dtype=torch.float64)
     expected = torch.tensor([1.0, 0.5, 0.25, 0.0, 0.0, 0.0], dtype=torch.float64)
     torch.testing.assert_close(actual, expected)
@@ -144,7 +150,9 @@ def test_proportional_frequencies__differs_from_partial_rotary() -> None:
 
     def turn(x):
         rates = theta.tolist()
-        return torch.stack([rotate_pairs(r, m, pairs, rates) for r, m in zip(x, positions)])
+        return torch.stack(
+            [rotate_pairs(r, m, pairs, rates) for r, m in zip(x, positions, strict=True)]
+        )
 
     scores = turn(q) @ turn(k).T
     partial = rotate_partial(q, positions, 4, 100.0) @ rotate_partial(k, positions, 4, 100.0).T
@@ -237,7 +245,7 @@ def test_rotate_xpos__preserves_dtype() -> None:
 
 
 def test_rotate_xpos__rejects_bad_input() -> None:
-    """sign 不是 ±1、scale_base 非正、d 为奇数，都报错。"""
+    """参数 sign 不是 ±1、scale_base 非正、d 为奇数，都报错。"""
     x, positions = torch.zeros(2, 4), torch.arange(2)
     for sign in (0, 2):
         with pytest.raises(ValueError, match="sign"):
@@ -278,14 +286,14 @@ def test_xpos_score__bounds_decay() -> None:
 
 
 def test_xpos_score__equals_worked_example() -> None:
-    """d = 2、q = k = (1, 0)、Δ = 512：cos 512 · 2/7。"""
+    """取 d = 2、q = k = (1, 0)、Δ = 512：cos 512 · 2/7。"""
     q = torch.tensor([1.0, 0.0], dtype=torch.float64)
     expected = torch.tensor([math.cos(512) * 2 / 7], dtype=torch.float64)
     torch.testing.assert_close(xpos_score(q, q, torch.tensor([512])), expected)
 
 
 def test_xpos_score__rejects_bad_input() -> None:
-    """d 为奇数、scale_base 非正，都报错。"""
+    """维数 d 为奇数、scale_base 非正，都报错。"""
     with pytest.raises(ValueError, match="d 必须"):
         xpos_score(torch.zeros(3), torch.zeros(3), torch.arange(2))
     for scale_base in (0.0, -1.0):
