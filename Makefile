@@ -56,7 +56,7 @@ pins: ## Renew constraints.txt with the newest versions of everything
 	rm -rf .cache/pins
 	$(PYTHON) -m venv .cache/pins
 	.cache/pins/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
-	.cache/pins/bin/python -m pip freeze --all --exclude pip --exclude-editable > .cache/pins/all
+	.cache/pins/bin/python -m pip freeze --exclude-editable > .cache/pins/all
 	grep '^#' constraints.txt > .cache/pins/new
 	sed 's/+.*//' .cache/pins/all >> .cache/pins/new # the build's name (+cpu) is the machine's
 	mv .cache/pins/new constraints.txt

@@ -2,16 +2,20 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
+
 from formulary_site.check import check
 from formulary_site.project import Project
+from formulary_site.proof import KINDS
 from formulary_site.site import Site
 
-from .formulary_site.conftest import edit, small
+from .formulary_site.conftest import Edit, edit, small
 
 __all__ = ["edit", "small"]  # fixtures of the neighbouring room
 
@@ -21,7 +25,9 @@ READMES = ("README.md", "README.zh-CN.md")
 # A path on a line of its own, and the fence with the file's content
 FILE = re.compile(r"^`([^`\n]+)`[:：]\n\n(`{3,})\w+\n(.*?)^\2$", re.DOTALL | re.MULTILINE)
 # A path and what to replace in that file, and the fence with the replacement
-CHANGE = re.compile(r"`(code/[^`\n]+)`[^`]*`(raise [^`\n]+)`[^`\n]*[:：]\n\n```python\n(.*?)^```$", re.S | re.M)
+CHANGE = re.compile(
+    r"`(code/[^`\n]+)`[^`]*`(raise [^`\n]+)`[^`\n]*[:：]\n\n```python\n(.*?)^```$", re.S | re.M
+)
 REPORT = re.compile(r"^```console\n(code/.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -52,9 +58,8 @@ def run_tests(project: Project) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_worked_example_ends_in_a_green_check(small: Project, edit) -> None:
+def test_the_worked_example_ends_in_a_green_check(small: Project, edit: Edit) -> None:
     text = readme("README.md")
-    allowed = Project(ROOT).config["plugins"]
     edit("mkdocs.yml", "[Good]", "[Good, Transformer]")
     edit("mkdocs.yml", "[good]", "[good, 数值精度]")
     *source, (tests_path, _, tests) = FILE.findall(text)
@@ -77,6 +82,19 @@ def test_the_worked_example_ends_in_a_green_check(small: Project, edit) -> None:
     assert after.returncode == 0, after.stdout + after.stderr
     assert "docs/evidence.json rewritten" in after.stdout
     assert check(Site(small)) == []
+    for command in (["check"], ["format", "--diff"]):  # `make test` begins with these
+        written = [name for name, *_ in (*source, (tests_path,)) if name.endswith(".py")]
+        ruff(small, *command, *written)
+
+
+def ruff(project: Project, *arguments: str) -> None:
+    shutil.copy(ROOT / "pyproject.toml", project.root)
+    command = shutil.which("ruff", path=sysconfig.get_path("scripts"))
+    assert command, "ruff is missing; `make setup` installs it"
+    done = subprocess.run(
+        [command, *arguments], cwd=project.root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def write(project: Project, path: str, content: str) -> None:
@@ -102,6 +120,11 @@ def test_the_example_uses_what_mkdocs_yml_allows() -> None:
     ):
         (values,) = re.findall(rf"^{key}: \[(.*)\]$", page, re.MULTILINE)
         assert set(values.split(", ")) <= set(allowed)
+
+
+def test_the_rules_name_the_claims_that_the_check_knows() -> None:
+    (rule,) = re.findall(r"A claim begins with(.*?)\n\d", readme(".github/CONTRIBUTING.md"), re.S)
+    assert set(re.findall(r"`(\w+_)`", rule)) == set(KINDS)
 
 
 @pytest.mark.parametrize("name", READMES)

@@ -201,7 +201,7 @@ def _links(
         if not alt.strip():
             yield Problem(
                 file,
-                _line(page, source),
+                _line(page, f"![]({source}", source),
                 "image-without-alt",
                 f"the image {source} has no alternative text",
                 "write ![what the image shows](…)",

@@ -27,6 +27,7 @@ _REFERENCE = re.compile(r"\[\]\(#(?P<id>[^)\s]*)\)")
 _CODE_SPAN = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)")
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->")
+_OWN_NUMBER = re.compile(r"\\(tag|label|eqref|ref)\b")
 _STRAY_MATH = re.compile(
     r"""\$\$ | \\\[ | \\begin\{ | \\displaystyle
       | <math\b | <mjx- | class=["']arithmatex | type=["']math/tex""",
@@ -246,6 +247,16 @@ def _scan_line(page: Page, file: str, number: int, line: str, problems: list[Pro
                 'write it as a fence: ```math id="…" code="…"',
             )
         )
+    if "--8<--" in bare:
+        problems.append(
+            Problem(
+                file,
+                number,
+                "missing-snippet",
+                "an inclusion like this would stay on the page as text",
+                "name the object in a fence: the card shows its source",
+            )
+        )
     page.references.extend((match["id"], number) for match in _REFERENCE.finditer(bare))
 
 
@@ -275,6 +286,12 @@ def _scan_fence(
         report("fence-after-text", "no blank line before the fence", "add a blank line above it")
     if not fence.body.strip():
         report("empty-fence", "the fence is empty", "write the formula or the caption inside")
+    if match := _OWN_NUMBER.search(fence.body):
+        report(
+            "own-number",
+            f"{match[0]} in a formula that gets its number from its place",
+            f"drop it; refer to the formula with [](#{options.get('id', 'id')})",
+        )
     name = options.get("id", "")
     if name and not _KEBAB.fullmatch(name):
         report("bad-id", f"'{name}' is not kebab-case", "use a-z, 0-9 and single hyphens")

@@ -36,6 +36,8 @@ BROKEN = {
     "fence-after-text": (PAGE, "。\n\n```math", "。\n```math", PAGE, FENCE),
     "bad-fence": (PAGE, FENCE, FENCE + " stray", PAGE, FENCE),
     "empty-fence": (MORE, "y = 3x\n", "", MORE, "```math"),
+    "own-number": (MORE, "y = 3x", r"y = 3x \tag{7}", MORE, "```math"),
+    "missing-snippet": (PAGE, "正文继续。", '--8<-- "core.py"', PAGE, "--8<--"),
     "fence-in-excerpt": (MORE, "开头。", "开头，[](#small-triple)。", MORE, "开头"),
     "missing-figure": (PAGE, "figures.line", "figures.curve", PAGE, "```figure"),
     "image-without-alt": (PAGE, ' alt="一条直线"', "", PAGE, "```figure"),
@@ -99,6 +101,12 @@ def test_display_math_has_the_fence_alone(small: Project, edit: Edit, text: str)
     edit(PAGE, "正文继续。", f"正文继续。\n\n{text}\n")
     first = next(line for line in text.splitlines() if line.strip())
     assert (PAGE, line_of(small, PAGE, first)) in found(problems(small), "stray-math")
+
+
+def test_markdown_image_needs_an_alternative_text(small: Project, edit: Edit) -> None:
+    (small.docs / "posts" / "small" / "dot.svg").write_text("<svg/>", "utf-8")
+    edit(PAGE, "正文继续。", "正文 ![一点](dot.svg)。\n\n![](dot.svg)")
+    assert found(problems(small), "image-without-alt") == [(PAGE, line_of(small, PAGE, "![](dot"))]
 
 
 def test_display_math_in_code_is_text(small: Project, edit: Edit) -> None:

@@ -60,7 +60,7 @@ class KeyValueCache:
             )
         positions = torch.arange(self.offset, self.offset + tokens, device=k.device)
         k = rotate_interleaved(k, positions, self.base)
-        if self.keys is not None and self.values is not None:
+        if self.keys is not None:
             for name, new, old in (("k", k, self.keys), ("v", v, self.values)):
                 if new.shape[:-2] != old.shape[:-2] or new.shape[-1] != old.shape[-1]:
                     raise ValueError(
@@ -74,7 +74,7 @@ class KeyValueCache:
     def attend(self, q: Float[Tensor, "*batch T d"]) -> Float[Tensor, "*batch T e"]:
         """最后 T 个词元的查询的因果注意力输出；它们的键须已存入。"""
         tokens, stored = q.shape[-2], len(self)
-        if self.keys is None or self.values is None or tokens > stored:
+        if self.keys is None or tokens > stored:
             raise ValueError(f"缓存只有 {stored} 个词元，q 却有 {tokens} 行：先 append 再 attend")
         if q.shape[:-2] != self.keys.shape[:-2] or q.shape[-1] != self.keys.shape[-1]:
             raise ValueError(
@@ -90,7 +90,7 @@ class KeyValueCache:
 
     def evict(self, first: int, count: int) -> None:
         """删去第 first 个起的 count 个词元，后面的键往回转 count 步补上空位。"""
-        if self.keys is None or self.values is None or not 0 <= first <= first + count <= len(self):
+        if self.keys is None or not 0 <= first <= first + count <= len(self):
             raise ValueError(f"first={first}、count={count} 超出缓存的 {len(self)} 个词元")
         moved = rerotate_keys(self.keys[..., first + count :, :], count, self.base)
         self.keys = torch.cat((self.keys[..., :first, :], moved), dim=-2)
@@ -174,7 +174,7 @@ def rotation_share(batch: int, heads: int, tokens: int, d: int) -> float:
         True
     """
     score_flops = 2 * batch * heads * tokens**2 * d  # 每个分数 d 次乘、d 次加
-    return rotation_flops(batch, heads, tokens, d) / score_flops
+    return rotation_flops(batch=batch, heads=heads, tokens=tokens, d=d) / score_flops
 
 
 def decode_rotation_flops(length: int, d: int) -> tuple[int, int]:
@@ -194,7 +194,7 @@ def decode_rotation_flops(length: int, d: int) -> tuple[int, int]:
         >>> decode_rotation_flops(length=4096, d=128)
         (768, 1573248)
     """
-    if length < 1 or d < 2 or d % 2:
+    if min(length, d) < 1 or d % 2:
         raise ValueError(f"length 必须为正、d 必须是正偶数，得到 length={length}、d={d}")
     vector = 3 * d  # 转一个向量
     return 2 * vector, (length + 1) * vector

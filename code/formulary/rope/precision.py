@@ -5,8 +5,6 @@
     bfloat16 为 8，float16 为 11，float32 为 24，float64 为 53。误差都以 float64 为准。
 """
 
-import math
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -72,9 +70,8 @@ def distinct_positions(exponent: int, dtype: torch.dtype) -> int:
         513
     """
     exact = largest_exact_position(dtype)
-    _, too_large = math.frexp(torch.finfo(dtype).max)  # 2^too_large 已溢出
-    if not 0 <= exponent < too_large:
-        raise ValueError(f"exponent 必须在 [0, {too_large}) 之内（{dtype}），得到 {exponent}")
+    if exponent < 0 or (torch.tensor(2.0, dtype=dtype) ** exponent).isinf():
+        raise ValueError(f"exponent 必须非负且 2^exponent 不超出 {dtype} 的范围，得到 {exponent}")
     if 2**exponent <= exact:
         return 2**exponent
     octaves = exponent - (exact.bit_length() - 1)  # K - p 个区间 [2^j, 2^(j+1))

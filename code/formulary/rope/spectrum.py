@@ -152,10 +152,6 @@ def clock_hands(
         tensor([[ 1.0000,  1.0000],
                 [-0.8400,  0.5400]])
     """
-    if d <= 0 or d % 2:
-        raise ValueError(f"d 必须是正偶数（每两维为一对），得到 d={d}")
-    if not 0 < base < math.inf:
-        raise ValueError(f"base 必须是有限的正数，得到 base={base}")
-    radix = base ** (2 / d)
-    hands = n[:, None].to(dtype) / radix ** torch.arange(d // 2, dtype=dtype)  # (N, pairs)
+    weights = 1 / inverse_frequencies(d, base, dtype)  # βⁱ
+    hands = n[:, None] / weights  # (N, pairs)
     return hands.cos(), hands.sin()

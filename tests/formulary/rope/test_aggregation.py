@@ -29,6 +29,14 @@ def test_aggregation_index__equals_worked_example() -> None:
     torch.testing.assert_close(actual, expected)
 
 
+def test_aggregation_index__equals_slow_pair() -> None:
+    """默认底数 10000、d = 4、Δ = 100：cos 100 + cos 1，默认返回 float32。"""
+    actual = aggregation_index(torch.tensor([100]), 4)
+    # 100 弧度在 float32 里的间距约 8e-6
+    expected = torch.tensor([math.cos(100) + math.cos(1)])
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=0)
+
+
 def test_aggregation_index__rejects_odd_d() -> None:
     """奇数维被拒绝。"""
     with pytest.raises(ValueError, match="d 必须是正偶数"):
@@ -65,10 +73,20 @@ def test_aggregation_gap__is_one_value_on_every_line(delta: float) -> None:
     torch.testing.assert_close(cosines, expected)
 
 
+def test_aggregation_gap__limit_zero_sigma() -> None:
+    """方差为 0 时查询与键没有分别，差为 0；默认底数是 10000。"""
+    mean = torch.tensor([1.0, 2.0, -3.0, 5.0], dtype=F64)
+    for line in aggregation_gap(mean, 0.0, 6.0):
+        torch.testing.assert_close(line, torch.tensor(0.0, dtype=F64))
+    expected = torch.tensor(2 * (math.cos(100) + math.cos(1)), dtype=F64)
+    for line in aggregation_gap(mean, 1.0, 100.0):
+        torch.testing.assert_close(line, expected)
+
+
 def test_aggregation_gap__rejects_negative_sigma() -> None:
     """负的标准差被拒绝。"""
     with pytest.raises(ValueError, match="sigma 是标准差"):
-        aggregation_gap(torch.ones(4), -1.0, 0.0)
+        aggregation_gap(torch.ones(4), -0.5, 0.0)
 
 
 @pytest.mark.parametrize("length", [1, 2, 20, 50, 64, 100])

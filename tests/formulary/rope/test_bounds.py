@@ -108,6 +108,14 @@ def test_mean_partial_sum__limit_zero_distance() -> None:
         torch.testing.assert_close(actual, torch.tensor([(d / 2 + 1) / 2], dtype=F64))
 
 
+def test_mean_partial_sum__equals_worked_example() -> None:
+    """默认底数 10000、d = 4、Δ = 100：(1 + 2|cos 49.5|)/2，默认返回 float32。"""
+    actual = mean_partial_sum(torch.tensor([100]), 4)
+    # 100 弧度在 float32 里的间距约 8e-6
+    expected = torch.tensor([0.5 + math.cos(49.5)])
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=0)
+
+
 def test_mean_partial_sum__differs_from_monotone_decay() -> None:
     """对照：B(Δ) 总的趋势是下降，但不单调，B(19) > B(18)，B(4096) > B(1024)。"""
     values = mean_partial_sum(torch.tensor([0, 18, 19, 100, 1024, 4096]), 128, dtype=F64).tolist()
@@ -157,7 +165,7 @@ def test_partial_sum_floor__matches_alternating_sum(pairs: int) -> None:
     assert isinstance(partial_sum_floor(2 * pairs), int)
 
 
-@pytest.mark.parametrize("d", [0, -4, 7])
+@pytest.mark.parametrize("d", [0, -4, 3, 7])
 def test_partial_sum_floor__rejects_bad_d(d: int) -> None:
     """不是正偶数的维数被拒绝。"""
     with pytest.raises(ValueError, match="d 必须是正偶数"):

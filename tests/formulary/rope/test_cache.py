@@ -170,6 +170,17 @@ def test_KeyValueCache__is_invariant_to_rerotation_when_oldest_are_evicted() -> 
     torch.testing.assert_close(cache.attend(q[-1:]), expected)
 
 
+def test_KeyValueCache__is_invariant_to_evicting_nothing() -> None:
+    """删 0 个词元，状态不变；不写底数时取 10000。"""
+    _, k, v = draw(36)
+    cache = KeyValueCache(7)
+    cache.append(k, v)
+    cache.evict(3, 0)
+    assert (len(cache), cache.offset) == (7, 7)
+    expected = torch.stack([dense(j, 6, 10_000.0) @ k[j] for j in range(7)])
+    torch.testing.assert_close(cache.keys, expected)
+
+
 def test_KeyValueCache__rejects_bad_limits() -> None:
     """容量不是正数、起始位置为负时报错；容量 1 可以用。"""
     with pytest.raises(ValueError, match="capacity"):
@@ -211,8 +222,9 @@ def test_KeyValueCache__rejects_query_without_keys() -> None:
     """空缓存，或查询比缓存的词元多时报错。"""
     q, k, v = draw(29)
     cache = KeyValueCache(7)
-    with pytest.raises(ValueError, match="先 append"):
-        cache.attend(q)
+    for rows in (q, q[:0]):
+        with pytest.raises(ValueError, match="先 append"):
+            cache.attend(rows)
     cache.append(k[:2], v[:2])
     with pytest.raises(ValueError, match="只有 2 个词元，q 却有 3 行"):
         cache.attend(q[:3])
@@ -280,6 +292,13 @@ def test_rerotate_keys__differs_from_repeated_steps_in_bfloat16() -> None:
         errors[dtype] = once, relative_error(moved, exact)
     assert errors[torch.bfloat16] == pytest.approx((0.0016, 0.51), rel=0.05)
     assert errors[torch.float32][1] < 1e-4
+
+
+def test_rerotate_keys__equals_base_10000_by_default() -> None:
+    """不写底数时取 10000。"""
+    _, k, _ = draw(37)
+    expected = torch.stack([dense(-8, 6, 10_000.0) @ row for row in k])
+    torch.testing.assert_close(rerotate_keys(k, 8), expected)
 
 
 def test_rerotate_keys__rejects_vectors_and_odd_width() -> None:

@@ -16,7 +16,7 @@ from formulary.rope.decay import (
     score_curve,
 )
 
-F64 = torch.float64
+F64, C128 = torch.float64, torch.complex128
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -73,10 +73,8 @@ def test_phases__matches_python_complex() -> None:
     """与 cmath.exp 逐个算出的相位一致。"""
     deltas = [-3.0, 0.0, 2.5, 800.0]
     actual = phases(torch.tensor(deltas, dtype=F64), 6, base=90.0, dtype=F64)
-    for row, delta in enumerate(deltas):
-        for i in range(3):
-            expected = cmath.exp(1j * delta * 90.0 ** (-2 * i / 6))
-            assert cmath.isclose(actual[row, i].item(), expected, rel_tol=1e-12)
+    expected = [[cmath.exp(1j * t * 90.0 ** (-2 * i / 6)) for i in range(3)] for t in deltas]
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=C128))
 
 
 def test_phases__preserves_products() -> None:
@@ -85,6 +83,12 @@ def test_phases__preserves_products() -> None:
     both = phases(a, 8, dtype=F64) * phases(b, 8, dtype=F64)
     torch.testing.assert_close(both, phases(a + b, 8, dtype=F64))
     torch.testing.assert_close(phases(-a, 8, dtype=F64), phases(a, 8, dtype=F64).conj())
+
+
+def test_phases__equals_slow_pair() -> None:
+    """默认底数 10000、d = 4：第 1 对每步转 0.01 弧度，默认返回 complex64。"""
+    actual = phases(torch.tensor([100]), 4)[0, 1]
+    torch.testing.assert_close(actual, torch.tensor(cmath.exp(1j), dtype=torch.complex64))
 
 
 def test_phases__rejects_odd_d() -> None:
@@ -126,11 +130,21 @@ def test_score_curve__rejects_odd_d() -> None:
 def test_partial_sums__matches_loop() -> None:
     """与 Python 复数逐项累加一致。"""
     actual = partial_sums(torch.tensor([4.0, -9.0]), 8, base=50.0, dtype=F64)
+    expected = torch.zeros(2, 4, dtype=C128)
     for row, delta in enumerate((4.0, -9.0)):
         total = 0j
         for i in range(4):
             total += cmath.exp(1j * delta * 50.0 ** (-2 * i / 8))
-            assert cmath.isclose(actual[row, i].item(), total, rel_tol=1e-12)
+            expected[row, i] = total
+    torch.testing.assert_close(actual, expected)
+
+
+def test_partial_sums__equals_two_phases() -> None:
+    """默认底数 10000、d = 4、Δ = 100：S_2 的模是 2|cos 49.5|，默认返回 complex64。"""
+    actual = partial_sums(torch.tensor([100]), 4)[0].abs()
+    # 100 弧度在 float32 里的间距约 8e-6
+    expected = torch.tensor([1.0, 2 * math.cos(49.5)])
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=0)
 
 
 def test_partial_sums__limit_zero_distance() -> None:

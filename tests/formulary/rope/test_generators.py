@@ -67,6 +67,14 @@ def test_generator__is_antisymmetric() -> None:
     torch.testing.assert_close(velocity @ velocity, -torch.diag(squares))
 
 
+def test_generator__equals_slow_block() -> None:
+    """默认底数 10000、d = 4：第 1 块的角速度是 0.01，默认返回 float32。"""
+    expected = torch.tensor(
+        [[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, -0.01], [0, 0, 0.01, 0]], dtype=torch.float32
+    )
+    torch.testing.assert_close(generator(4), expected)
+
+
 def test_generator__rejects_odd_d() -> None:
     """奇数维被拒绝。"""
     with pytest.raises(ValueError, match="d 必须是正偶数"):
@@ -87,6 +95,13 @@ def test_rotation_velocity__equals_generator_times_rotation() -> None:
     """自动求导得到的 dR/dt 与 B R_t 相等。"""
     derivative, product = rotation_velocity(10, -7.0, dtype=F64)
     torch.testing.assert_close(derivative, product)
+
+
+def test_rotation_velocity__limit_zero_position() -> None:
+    """位置 0 处的导数就是生成元：默认底数 10000、d = 4，默认返回 float32。"""
+    for side in rotation_velocity(4, 0.0):
+        assert side.dtype == torch.float32
+        torch.testing.assert_close(side[2:, 2:], torch.tensor([[0.0, -0.01], [0.01, 0.0]]))
 
 
 def test_rotation_velocity__rejects_odd_d() -> None:
@@ -111,6 +126,12 @@ def test_exponential_rotation__equals_blocks_of_cosines() -> None:
     """手算一例（d = 4、b = 100、n = 10）：两块的转角是 10 与 1 弧度。"""
     actual = exponential_rotation(4, 10.0, base=100.0, dtype=F64)
     torch.testing.assert_close(actual, blocks([10.0, 1.0]))
+
+
+def test_exponential_rotation__equals_slow_block() -> None:
+    """默认底数 10000、d = 4、n = 100：第 1 块转 1 弧度，默认返回 float32。"""
+    block = exponential_rotation(4, 100.0)[2:, 2:]
+    torch.testing.assert_close(block, blocks([1.0]).float())
 
 
 def test_exponential_rotation__rejects_odd_d() -> None:

@@ -72,8 +72,12 @@ def test_composition__matches_dense_matrices() -> None:
 def test_composition__equals_one_rotation() -> None:
     """实数位置上 R_a R_b = R_{a+b}，a = -b 时回到原处。"""
     x, a = random(4, 6, seed=3), torch.tensor([0.0, 1.5, -20.0, 999.0])
-    twice, once = composition(x, a, torch.tensor([4.0, 0.25, 7.0, -3.0]))
+    b = torch.tensor([4.0, 0.25, 7.0, -3.0])
+    twice, once = composition(x, a, b)
     torch.testing.assert_close(twice, once)
+    for t in range(4):
+        expected = dense(float(a[t] + b[t]), 6, 1e4) @ x[t]
+        torch.testing.assert_close(twice[t], expected)
     torch.testing.assert_close(composition(x, a, -a)[0], x)
 
 
@@ -96,6 +100,8 @@ def test_inverse_rotations__is_one_matrix_written_three_ways() -> None:
     torch.testing.assert_close(inverse, backwards)
     torch.testing.assert_close(backwards, transposed)
     torch.testing.assert_close(backwards @ transposed.T, torch.eye(12, dtype=F64))
+    torch.testing.assert_close(transposed, dense(3.5, 12, 1e4))
+    assert inverse_rotations(4, 1.0)[0].dtype == torch.float32
 
 
 def test_inverse_rotations__rejects_odd_d() -> None:
@@ -123,7 +129,19 @@ def test_shifted_attention__matches_loops() -> None:
 def test_shifted_attention__is_invariant_to_shift(shift: float) -> None:
     """全部位置平移任意步数，注意力权重不变。"""
     q, k = random(2, 7, 16, seed=6), random(2, 9, 16, seed=7)
-    torch.testing.assert_close(shifted_attention(q, k, shift), shifted_attention(q, k))
+    expected = torch.softmax(
+        torch.stack(
+            [
+                torch.stack([q[:, m] @ dense(n - m, 16, 1e4) * k[:, n] for n in range(9)], 1)
+                for m in range(7)
+            ],
+            1,
+        ).sum(-1)
+        / 4,
+        dim=-1,
+    )
+    torch.testing.assert_close(shifted_attention(q, k, shift), expected)
+    torch.testing.assert_close(shifted_attention(q, k), expected)
 
 
 def test_shifted_attention__differs_from_added_positions() -> None:

@@ -43,11 +43,11 @@ def _assert_matches_transformers(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
 
 
-GRID = list(itertools.product((4, 6, 64, 128), (100.0, 1e4, 5e5), (1.0, 1.5, 8.0, 40.0)))
+GRID = list(itertools.product((6, 128), (100.0, 5e5), (1.0, 8.0, 40.0)))
 
 
 def test_linear_frequencies__matches_transformers() -> None:
-    """在 48 组参数上与 transformers 的 linear 逐对相等。"""
+    """在 12 组参数上与 transformers 的 linear 逐对相等。"""
     for d, base, factor in GRID:
         expected, _ = _transformers("linear", d, base, 4096, factor=factor)
         _assert_matches_transformers(linear_frequencies(d, base, factor), expected)

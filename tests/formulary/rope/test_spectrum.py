@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from formulary.rope.spectrum import clock_hands, digits, rotations, unfinished_pairs, wavelengths
 
-F64 = torch.float64
+F64, C128 = torch.float64, torch.complex128
 
 
 def test_wavelengths__matches_loop() -> None:
@@ -26,6 +26,12 @@ def test_wavelengths__equals_full_turn() -> None:
         theta = 3.0**-i  # 27 的 2i/6 次方的倒数
         assert cmath.isclose(cmath.exp(1j * length * theta), 1, abs_tol=1e-12)
         assert cmath.isclose(cmath.exp(0.5j * length * theta), -1, abs_tol=1e-12)
+
+
+def test_wavelengths__equals_published_longest() -> None:
+    """默认底数 10000、维数 128：最长的波长约 54410 步，默认返回 float32。"""
+    longest = wavelengths(128)[-1]
+    torch.testing.assert_close(longest, torch.tensor(2 * math.pi * 1e4 ** (126 / 128)))
 
 
 def test_wavelengths__rejects_odd_d() -> None:
@@ -50,6 +56,7 @@ def test_rotations__equals_worked_example() -> None:
     """手算一例（d = 8、b = 10000、L = 1000）：圈数是 1000/2π 的 1、1/10、1/100、1/1000。"""
     expected = 1000 / (2 * math.pi) * torch.tensor([1.0, 0.1, 0.01, 0.001], dtype=F64)
     torch.testing.assert_close(rotations(8, 1000, dtype=F64), expected)
+    assert rotations(8, 1).dtype == torch.float32
 
 
 @pytest.mark.parametrize("length", [0, -5])
@@ -80,11 +87,19 @@ def test_unfinished_pairs__matches_count(pairs: int, length: int, base: float) -
 def test_unfinished_pairs__equals_published_counts(length: int, base: float, expected: int) -> None:
     """维数 128 时几种长度与底数下的个数，含全不满一圈与全满一圈两个极端。"""
     assert unfinished_pairs(128, length, base) == expected
+    if base == 1e4:
+        assert unfinished_pairs(128, length) == expected
 
 
 @pytest.mark.parametrize(
     ("d", "length", "base", "name"),
-    [(7, 10, 1e4, "d"), (0, 10, 1e4, "d"), (8, 0, 1e4, "length"), (8, 10, 1.0, "base")],
+    [
+        (7, 10, 1e4, "d"),
+        (0, 10, 1e4, "d"),
+        (8, 0, 1e4, "length"),
+        (8, 10, 1.0, "base"),
+        (3, 10, 1e4, "d"),
+    ],
 )
 def test_unfinished_pairs__rejects_bad_values(d: int, length: int, base: float, name: str) -> None:
     """奇数维、不是正数的长度、不大于 1 的底数被拒绝。"""
@@ -122,12 +137,10 @@ def test_digits__rejects_bad_values(n: int, radix: int, count: int) -> None:
 
 def test_clock_hands__matches_complex_exponential() -> None:
     """余弦与正弦是 exp(i·n·b^(-2i/d)) 的实部与虚部。"""
-    n = [0, 3, 250]
-    cos, sin = clock_hands(torch.tensor(n), 6, base=700.0, dtype=F64)
-    for row, number in enumerate(n):
-        for i in range(3):
-            expected = cmath.exp(1j * number * 700.0 ** (-2 * i / 6))
-            assert cmath.isclose(complex(cos[row, i], sin[row, i]), expected, rel_tol=1e-12)
+    cos, sin = clock_hands(torch.tensor([0, 3, 250]), 6, base=700.0, dtype=F64)
+    hands = [[n * 700.0 ** (-2 * i / 6) for i in range(3)] for n in (0, 3, 250)]
+    expected = torch.tensor([[cmath.exp(1j * x) for x in row] for row in hands], dtype=C128)
+    torch.testing.assert_close(torch.complex(cos, sin), expected)
 
 
 def test_clock_hands__depends_only_on_remainder() -> None:
@@ -140,6 +153,15 @@ def test_clock_hands__depends_only_on_remainder() -> None:
         torch.testing.assert_close(there[1][:, i], here[1][:, i], atol=1e-4, rtol=0)
         if i < 2:  # 更高的指针没有转满整圈
             assert (there[1][:, i + 1] - here[1][:, i + 1]).abs().max() > 0.1
+
+
+def test_clock_hands__equals_decimal_weights() -> None:
+    """默认底数 10000、d = 8 时四根指针的单位是 1、10、100、1000。"""
+    cos, sin = clock_hands(torch.tensor([2718]), 8)
+    hands = torch.tensor([[2718.0, 271.8, 27.18, 2.718]])
+    # 2718 弧度在 float32 里的间距约 2e-4，271.8 弧度约 3e-5
+    torch.testing.assert_close(cos, hands.cos(), atol=5e-4, rtol=0)
+    torch.testing.assert_close(sin, hands.sin(), atol=5e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("d", "base"), [(5, 1e4), (0, 1e4), (6, -1.0), (6, math.inf)])
