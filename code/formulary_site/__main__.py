@@ -24,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     notebooks = commands.add_parser("notebooks", help="run the notebooks that are not fresh")
     notebooks.add_argument("--all", action="store_true", help="run the fresh ones, too")
     mutants = commands.add_parser("mutants", help="change each counterpart; does a test notice?")
-    mutants.add_argument("objects", nargs="*", metavar="OBJECT", help="dotted prefixes; default: all")
+    mutants.add_argument(
+        "objects", nargs="*", metavar="OBJECT", help="dotted prefixes; default: all"
+    )
     options = parser.parse_args(arguments)
     try:
         site = Site(Project.find()).make_current()

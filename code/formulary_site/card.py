@@ -39,7 +39,11 @@ def formula(site: Site, formula: Formula, typeset: str, url: str) -> str:
     code = highlight(definition.source, PythonLexer(), HtmlFormatter(nowrap=True)).rstrip("\n")
     source = site.source_link(file, definition.line, definition.end_line)
     place = f"formulary.{formula.object}"
-    where = f'<a href="{escape(source)}"><code>{place}</code></a>' if source else f"<code>{place}</code>"
+    where = (
+        f'<a href="{escape(source)}"><code>{place}</code></a>'
+        if source
+        else f"<code>{place}</code>"
+    )
     snippet = relative(f"snippets/{formula.id}.py", url)
     number = f"({formula.number})"
     return (
@@ -63,6 +67,7 @@ def formula(site: Site, formula: Formula, typeset: str, url: str) -> str:
 
 def figure(figure: Figure, drawing: Drawing, caption: str, url: str) -> str:
     """A figure in both schemes; Material shows the one that fits the reader's choice."""
+    label = f"图 {figure.number}"
     images = "".join(
         f'<img src="{relative(f"assets/figures/{file.name}", url)}#only-{theme}"'
         f' alt="{escape(figure.alt)}" width="{drawing.width}" height="{drawing.height}"'
@@ -71,8 +76,8 @@ def figure(figure: Figure, drawing: Drawing, caption: str, url: str) -> str:
     )
     return (
         f'<figure class="fm-figure" id="{figure.id}">'
-        f'<div class="fm-images" tabindex="0" role="group" aria-label="图 {figure.number}">{images}</div>'
-        f'<figcaption><a href="#{figure.id}">图 {figure.number}</a>　{caption}</figcaption></figure>'
+        f'<div class="fm-images" tabindex="0" role="group" aria-label="{label}">{images}</div>'
+        f'<figcaption><a href="#{figure.id}">{label}</a>　{caption}</figcaption></figure>'
     )
 
 
@@ -87,7 +92,9 @@ def _buttons(snippet: str) -> str:
 
 def _state(verdict: Verdict) -> str:
     if verdict.state != "proven":
-        return {"stale": "未验证：代码改过", "missing": "未验证", "failed": "测试失败"}[verdict.state]
+        return {"stale": "未验证：代码改过", "missing": "未验证", "failed": "测试失败"}[
+            verdict.state
+        ]
     return f"已验证 · {len(verdict.tests)} 项测试 · {_error(verdict)}"
 
 
@@ -105,7 +112,6 @@ def _evidence(site: Site, verdict: Verdict) -> str:
         link = site.source_link(test.file, test.line, test.end_line)
         name = f"<code>{escape(test.claim)}</code>"
         name = f'<a href="{escape(link)}">{name}</a>' if link else name
-        items.append(
-            f'<li><span class="fm-kind">{kinds[test.kind]}</span>{escape(test.docstring)}{name}</li>'
-        )
+        kind = f'<span class="fm-kind">{kinds[test.kind]}</span>'
+        items.append(f"<li>{kind}{escape(test.docstring)}{name}</li>")
     return f'<ul class="fm-evidence">{"".join(items)}</ul>'

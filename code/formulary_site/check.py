@@ -1,4 +1,4 @@
-"""The check that CLI, tests and builders share: all that is wrong with the source, with its place."""
+"""The check that CLI, tests and builders share: all that is wrong with the source, and where."""
 
 import posixpath
 from collections.abc import Iterator, Mapping
@@ -89,7 +89,7 @@ def _objects(site: Site) -> Iterator[Problem]:
     definitions = site.definitions
     public = [definition.path for definition in definitions.public()]
     for formula in site.registry.formulas.values():
-        definition = definitions[formula.object] if formula.object in definitions else None
+        definition = definitions.get(formula.object)
         if not formula.object:
             continue  # a missing option, which the scan reports
         if definition is None:

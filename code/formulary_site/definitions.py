@@ -108,6 +108,10 @@ class Definitions:
     def __getitem__(self, path: str) -> Definition:
         return self._found[path]
 
+    def get(self, path: str) -> Definition | None:
+        """The definition of that path, or None."""
+        return self._found.get(path)
+
     def __contains__(self, path: object) -> bool:
         return path in self._found
 
@@ -232,9 +236,8 @@ def _dotted_names(node: ast.AST) -> Iterator[str]:
 
 def _docstring_node(node: ast.AST) -> ast.Expr | None:
     if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
-        first = node.body[0]
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            if isinstance(first.value.value, str):
+        match node.body[0]:
+            case ast.Expr(value=ast.Constant(value=str())) as first:
                 return first
     return None
 

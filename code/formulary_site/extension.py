@@ -53,7 +53,7 @@ _rendering: ContextVar[Rendering | None] = ContextVar("rendering", default=None)
 
 @contextmanager
 def rendering(page: str, url: str) -> Iterator[Rendering]:
-    """Render one page in this context: `with rendering(…) as facts: md.convert(…)`."""
+    """A context in which Markdown converts one page; yields what that brings to light."""
     facts = Rendering(page, url)
     token = _rendering.set(facts)
     try:

@@ -38,7 +38,12 @@ def main(code: str) -> None:
     warnings.filterwarnings("error", message="Glyph .* missing")
     missing: list[str] = []
     logger = logging.getLogger("matplotlib.mathtext")
-    logger.addFilter(lambda record: missing.append(record.getMessage()) or False)
+
+    def note(record: logging.LogRecord) -> bool:
+        missing.append(record.getMessage())
+        return False
+
+    logger.addFilter(note)
     print(json.dumps("ready"), file=answers, flush=True)
     for line in sys.stdin:
         job = json.loads(line)

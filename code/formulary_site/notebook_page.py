@@ -99,11 +99,17 @@ def _headings(page: BeautifulSoup) -> list[dict[str, Any]]:
         name = heading.get_text().strip()
         heading["id"] = unique(slugify_unicode(name, "-"), used)
         link = page.new_tag(
-            "a", attrs={"class": "headerlink", "href": f"#{heading['id']}", "title": "本节的永久链接"}
+            "a",
+            attrs={"class": "headerlink", "href": f"#{heading['id']}", "title": "本节的永久链接"},
         )
         link.string = "¶"
         heading.append(link)
-        token = {"level": int(heading.name[1]), "id": heading["id"], "name": name, "children": []}
+        token: dict[str, Any] = {
+            "level": int(heading.name[1]),
+            "id": heading["id"],
+            "name": name,
+            "children": [],
+        }
         while stack and stack[-1]["level"] >= token["level"]:
             stack.pop()
         (stack[-1]["children"] if stack else roots).append(token)

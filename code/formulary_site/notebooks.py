@@ -1,6 +1,6 @@
 """Experiments: notebooks committed with their outputs, and with a hash of what they ran on.
 
-mkdocs-jupyter renders them; `notebook_page` makes a page of the site out of what it renders, because that
+mkdocs-jupyter renders them; `notebook_page` makes a page of the site out of that, because it
 carries half a megabyte of styles and scripts of its own and leaves mathematics to the reader.
 """
 
@@ -103,9 +103,7 @@ def _problems(
         if any(output.output_type == "error" for output in cell.outputs):
             yield _failing(project, path, notebook, number)
         if not cell.metadata.get("alt") and any(
-            name.startswith("image/")
-            for output in cell.outputs
-            for name in output.get("data", ())
+            name.startswith("image/") for output in cell.outputs for name in output.get("data", ())
         ):
             yield Problem(
                 file,

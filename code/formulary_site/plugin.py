@@ -62,7 +62,7 @@ class FormularyPlugin(BasePlugin):  # type: ignore[type-arg, no-untyped-call]
                 html, tokens = notebook_page(self.site, html, page.file.src_uri, page.url)
             except SourceError as error:
                 raise PluginError(str(error)) from None
-            page.toc = get_toc(tokens)
+            page.toc = get_toc(tokens)  # type: ignore[arg-type] # its name for them is private
         return html
 
     def on_env(self, env: Any, **_: Any) -> None:

@@ -21,7 +21,9 @@ OPTIONAL = {"title"}
 EXCERPT_END = "<!-- more -->"
 
 _FENCE = re.compile(r"^(?P<indent>[\s>]*)(?P<ticks>`{3,}|~{3,})\s*(?P<header>[^`]*)$")
-_OPTION = re.compile(r"""\s*(?P<key>[A-Za-z_][\w-]*)\s*=\s*(?P<quote>["'])(?P<value>.*?)(?P=quote)""")
+_OPTION = re.compile(
+    r"""\s*(?P<key>[A-Za-z_][\w-]*)\s*=\s*(?P<quote>["'])(?P<value>.*?)(?P=quote)"""
+)
 _KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _REFERENCE = re.compile(r"\[\]\(#(?P<id>[^)\s]*)\)")
 _CODE_SPAN = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)")
@@ -134,7 +136,8 @@ def scan(project: Project) -> Registry:
     ]
     first: dict[str, Formula | Figure] = {}
     for page in pages:
-        for item in (*page.formulas, *page.figures):
+        items: list[Formula | Figure] = [*page.formulas, *page.figures]
+        for item in items:
             if other := first.get(item.id):
                 problems.append(
                     Problem(

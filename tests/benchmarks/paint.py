@@ -16,11 +16,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from playwright.sync_api import Browser, sync_playwright
+from timing import table
+
 from formulary_site.mathjax import SOURCE
 from formulary_site.node import install
 from formulary_site.project import Project
-from playwright.sync_api import Browser, sync_playwright
-from timing import table
 
 ROOT = Path(__file__).parents[2]
 PAGE = "rope/"

@@ -1,16 +1,17 @@
 """`rotate_*` beside rotary-embedding-torch's and transformers' application, on the CPU."""
 
 import torch
+from rotary_embedding_torch import RotaryEmbedding
+from timing import alternate, table
+from transformers.models.llama.configuration_llama import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+
 from formulary.rope.rotation import (
     rotate_half_split,
     rotate_half_split_fast,
     rotate_interleaved,
     rotate_interleaved_fast,
 )
-from rotary_embedding_torch import RotaryEmbedding
-from timing import alternate, table
-from transformers.models.llama.configuration_llama import LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 SHAPE = (8, 16, 1024, 64)
 ROUNDS = 15

@@ -96,7 +96,9 @@ class Reader:
         self.page.on("requestfailed", lambda request: self.complaints.append(f"lost {request.url}"))
         self.page.on(
             "response",
-            lambda reply: reply.status >= 400 and self.complaints.append(f"{reply.status} {reply.url}"),
+            lambda reply: (
+                reply.status >= 400 and self.complaints.append(f"{reply.status} {reply.url}")
+            ),
         )
 
     def open(self, path: str = "") -> Page:

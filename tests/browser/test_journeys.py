@@ -5,11 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
+
 from formulary_site.definitions import Definitions
 from formulary_site.project import Project
 from formulary_site.sandbox import Sandbox
 from formulary_site.snippet_example import expected_output
-from playwright.sync_api import expect
 
 PROJECT = Project(Path(__file__).parents[2])
 ARTICLE = "旋转式位置编码（一）：推导与布局"
@@ -28,14 +29,12 @@ def test_home_lists_the_newest_first_and_leads_to_an_article(read) -> None:
     while True:
         found = page.locator(".md-post--excerpt time").all()
         dates += [time.get_attribute("datetime") for time in found]
-        following = page.locator(".md-pagination__link", has=page.locator("[title], svg")).last
         next_page = page.locator(f"a.md-pagination__link[href*='page/{len(dates) // 4 + 1}/']")
         if next_page.count() == 0:
             break
         next_page.first.click()
-        del following
     assert dates == sorted(dates, reverse=True)
-    assert len(dates) == len([p for p in (PROJECT.docs / "posts").rglob("*.md")])
+    assert len(dates) == len(list((PROJECT.docs / "posts").rglob("*.md")))
     page.get_by_role("link", name=ARTICLE, exact=True).click()
     expect(page).to_have_url(re.compile(r"/rope/$"))
     expect(page.get_by_role("heading", name=ARTICLE, level=1)).to_be_visible()
@@ -52,7 +51,11 @@ def test_formula_is_typeset_without_a_script(read) -> None:
     assert page.locator(f"{CARD} mjx-assistive-mml math").count() == 1
     # Every formula and its code are in the page, and every inline formula is typeset
     cards = page.locator(".fm")
-    ids = [card["id"] for card in json.loads((_published(page))) if card["page"].endswith("rope/index.md")]
+    ids = [
+        card["id"]
+        for card in json.loads(_published(page))
+        if card["page"].endswith("rope/index.md")
+    ]
     assert cards.count() == len(ids)
     assert page.locator(".fm .fm-card pre").count() == len(ids)
     assert "$" not in page.locator("article").inner_text().replace("`$", "")
@@ -101,7 +104,9 @@ def test_search_finds_articles(read, query: str) -> None:
     page = read().open()
     page.locator("[data-md-component=search-query]").fill(query)
     result = page.locator(".md-search-result__link").first
-    if query == "自回归":  # no article on it yet: nothing that merely holds 自 or 回归 may come first
+    if (
+        query == "自回归"
+    ):  # no article on it yet: nothing that merely holds 自 or 回归 may come first
         page.wait_for_timeout(800)
         texts = page.locator(".md-search-result__article").all_inner_texts()
         assert all("自回归" in text for text in texts)

@@ -27,8 +27,10 @@ def test_nothing_overflows(read, page: str, width: int) -> None:
           .filter((element) => {
             const box = element.getBoundingClientRect();
             if (!box.width || box.right <= width + 1) return false;
-            for (let up = element.parentElement; up; up = up.parentElement)
-              if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(up).overflowX)) return false;
+            for (let up = element.parentElement; up; up = up.parentElement) {
+              const overflow = getComputedStyle(up).overflowX;
+              if (['auto', 'scroll', 'hidden'].includes(overflow)) return false;
+            }
             return !element.closest('mjx-assistive-mml');
           })
           .map((element) => element.outerHTML.slice(0, 120))""",

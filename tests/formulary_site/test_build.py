@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup
+
 from formulary_site.project import Project
 
 from .conftest import Edit, line_of, write_evidence

@@ -1,6 +1,7 @@
 """Broken source turns the check red, with file, line, the rule's name and the mend."""
 
 import pytest
+
 from formulary_site.check import check
 from formulary_site.project import Project
 from formulary_site.site import Site
@@ -61,8 +62,20 @@ BROKEN = {
     ),
     "unused-function": (CORE, "scale(x, FACTOR)", "FACTOR * x", CORE, "def scale"),
     "undocumented-helper": (CORE, '    """把 x 乘以 factor。"""\n', "", CORE, "def scale"),
-    "missing-example": (CORE, "    示例:\n        >>> triple", "    说明:\n        >>> triple", None, ""),
-    "snippet-import": (CORE, "from torch import", "import numpy as torch\nfrom torch import", None, ""),
+    "missing-example": (
+        CORE,
+        "    示例:\n        >>> triple",
+        "    说明:\n        >>> triple",
+        None,
+        "",
+    ),
+    "snippet-import": (
+        CORE,
+        "from torch import",
+        "import numpy as torch\nfrom torch import",
+        None,
+        "",
+    ),
     "test-name": (TEST, "test_double__matches", "test_double__proves", TEST, "proves"),
     "missing-test-docstring": (TEST, '    """与自加一致。"""\n', "", TEST, "test_double__matches"),
 }
@@ -151,5 +164,9 @@ def test_failing_figure_is_reported(small: Project, edit: Edit, body: str, messa
 
 
 def test_figure_with_missing_glyph_is_reported(small: Project, edit: Edit) -> None:
-    edit("code/formulary/small/figures.py", "    return", "    axes.set_title('\\U000f0000')\n    return")
+    edit(
+        "code/formulary/small/figures.py",
+        "    return",
+        "    axes.set_title('\\U000f0000')\n    return",
+    )
     assert found(problems(small), "figure-failed")

@@ -1,10 +1,9 @@
 """Notebooks: when they are stale, what the check refuses, and the page made of what they show."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import unquote, urljoin
 
 import nbformat
 import pytest
@@ -319,8 +318,8 @@ def render(project: Project, *cells: Any) -> tuple[BeautifulSoup, list[dict[str,
 
 
 @pytest.fixture
-def page(project: Project) -> Iterator[BeautifulSoup]:
-    yield render(project, *SAMPLE)[0]
+def page(project: Project) -> BeautifulSoup:
+    return render(project, *SAMPLE)[0]
 
 
 def test_the_page_is_the_cells_in_their_order_and_nothing_else(page: BeautifulSoup) -> None:
@@ -373,7 +372,7 @@ def test_outputs_are_named_for_who_cannot_see_them(page: BeautifulSoup) -> None:
 
 def test_links_lead_to_pages(page: BeautifulSoup) -> None:
     here = "https://example.org/notebooks/small/"
-    links = {link.get_text(): urljoin(here, link["href"]) for link in page.find_all("a")}
+    links = {link.get_text(): unquote(urljoin(here, link["href"])) for link in page.find_all("a")}
     assert links["公式"] == "https://example.org/small/more/#small-triple"
     assert links["首页"] == "https://example.org/"
     assert links["外面"] == "https://example.org/a.md"
