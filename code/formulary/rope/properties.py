@@ -16,31 +16,32 @@ from formulary.rope.rotation import rotate_interleaved
 
 
 def orthogonality(
-    q: Float[Tensor, " d"], position: float, base: float = 10_000.0
+    rotation: Float[Tensor, "d d"], q: Float[Tensor, " d"]
 ) -> tuple[Float[Tensor, "d d"], Float[Tensor, ""], Float[Tensor, ""]]:
-    r"""旋转矩阵 R_m 的格拉姆矩阵、行列式，以及旋转后向量的范数。
+    r"""矩阵的格拉姆矩阵、行列式，以及它作用之后向量的范数。
 
     Args:
-        q: 一个查询或键，d 为偶数。
-        position: 位置 m（步），任意实数。
-        base: 底数 b（无量纲）。
+        rotation: 旋转矩阵 R_m；别的方阵也能算，用来对照。
+        q: 一个查询或键。
 
     Returns:
-        R_mᵀR_m（应为单位阵）、det R_m（应为 1）、‖R_m q‖（应为 ‖q‖）。
+        RᵀR、det R、‖Rq‖；R 是旋转矩阵时分别是单位阵、1、‖q‖。
 
     Raises:
-        ValueError: q 不是向量，d 为奇数，或 base 不是有限的正数。
+        ValueError: rotation 不是 d×d 的方阵，或 q 不是长为 d 的向量。
 
     出处:
         Su et al. 2021, arXiv:2104.09864v5；苏剑林，kexue.fm/archives/8265。
 
     示例:
-        >>> orthogonality(torch.tensor([3.0, 4.0]), position=2.5)[2].round(decimals=4)
-        tensor(5.)
+        >>> quarter_turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+        >>> orthogonality(quarter_turn, torch.tensor([3.0, 4.0]))[1:]
+        (tensor(1.), tensor(5.))
     """
-    if q.ndim != 1:
-        raise ValueError(f"q 必须是一个向量，得到形状 {tuple(q.shape)}")
-    rotation = rotation_matrix(position, len(q), base, q.dtype)
+    if q.ndim != 1 or rotation.shape != (len(q), len(q)):
+        raise ValueError(
+            f"rotation 须是 (d, d)、q 须是 (d,)，得到 {tuple(rotation.shape)} 与 {tuple(q.shape)}"
+        )
     norm = torch.linalg.vector_norm(rotation @ q)
     return rotation.T @ rotation, torch.linalg.det(rotation), norm
 
@@ -109,7 +110,7 @@ def inverse_rotations(
 def shifted_attention(
     q: Float[Tensor, "*batch T d"],
     k: Float[Tensor, "*batch S d"],
-    shift: float = 0.0,
+    shift: float,
     base: float = 10_000.0,
 ) -> Float[Tensor, "*batch T S"]:
     r"""全部位置平移 t 步之后的注意力权重；它与 t 无关。
@@ -131,7 +132,7 @@ def shifted_attention(
 
     示例:
         >>> q, k = torch.eye(2), torch.eye(2)
-        >>> torch.allclose(shifted_attention(q, k), shifted_attention(q, k, shift=7.0))
+        >>> torch.allclose(shifted_attention(q, k, shift=0.0), shifted_attention(q, k, shift=7.0))
         True
     """
     if q.shape[-1] != k.shape[-1]:

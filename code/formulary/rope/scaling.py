@@ -238,6 +238,7 @@ def llama3_frequencies(
         >>> [round(value, 6) for value in theta.tolist()]
         [1.0, 0.005001]
     """
+    _require_factor(factor)
     _require_positive("original_max_position_embeddings", original_max_position_embeddings)
     if not 0 < low_freq_factor < high_freq_factor < math.inf:
         raise ValueError(
@@ -245,14 +246,11 @@ def llama3_frequencies(
             f"得到 low_freq_factor={low_freq_factor}，high_freq_factor={high_freq_factor}"
         )
     theta = inverse_frequencies(d, float(base), dtype)
-    interpolated = linear_frequencies(d, base, factor, dtype)
     wavelength = 2 * math.pi / theta
     rotations = original_max_position_embeddings / wavelength
     sigma = (rotations - low_freq_factor) / (high_freq_factor - low_freq_factor)
-    scaled = (1 - sigma) * theta / factor + sigma * theta
-    is_low = wavelength > original_max_position_embeddings / low_freq_factor
-    is_high = wavelength < original_max_position_embeddings / high_freq_factor
-    return torch.where(is_high, theta, torch.where(is_low, interpolated, scaled))
+    sigma = sigma.clamp(0, 1)  # 长波长（不足 l 圈）取 0，短波长（超过 h 圈）取 1
+    return (1 - sigma) * theta / factor + sigma * theta
 
 
 def _require_factor(factor: float | int) -> None:
@@ -262,9 +260,9 @@ def _require_factor(factor: float | int) -> None:
 
 
 def _require_two_pairs(d: int) -> None:
-    """拒绝少于两对的 d：换底数时最高频与最低频必须是不同的两对。"""
-    if d < 4 or d % 2:
-        raise ValueError(f"d 必须是不小于 4 的偶数（至少两对，指数是 d/(d-2)），得到 d={d}")
+    """拒绝只有一对的 d = 2：换底数时最高频与最低频必须是不同的两对。"""
+    if d == 2:
+        raise ValueError("d 必须是不小于 4 的偶数（至少两对，指数是 d/(d-2)），得到 d=2")
 
 
 def _require_positive(name: str, value: float | int) -> None:

@@ -76,7 +76,7 @@ def rotate_scaled(
         )
     if not 0 < attention_factor < math.inf:
         raise ValueError(f"attention_factor 必须是正数，得到 {attention_factor}")
-    angles = positions.to(frequencies.dtype)[:, None] * frequencies  # (T, pairs)
+    angles = positions[:, None] * frequencies  # (T, pairs)
     cos, sin = attention_factor * angles.cos(), attention_factor * angles.sin()
     even, odd = x[..., 0::2], x[..., 1::2]
     rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)

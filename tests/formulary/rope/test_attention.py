@@ -54,6 +54,9 @@ def test_encode_queries_keys__matches_dense_matrices() -> None:
         torch.testing.assert_close(encoded_q[:, t], q[:, t] @ _dense(m, 6).T)
     for s, n in enumerate(KEY_POSITIONS.tolist()):
         torch.testing.assert_close(encoded_k[:, s], k[:, s] @ _dense(n, 6).T)
+    # 底数的默认值是 10000
+    encoded_q, _ = encode_queries_keys(q, k, QUERY_POSITIONS, KEY_POSITIONS)
+    torch.testing.assert_close(encoded_q[:, 1], q[:, 1] @ _dense(7.0, 6, 10_000.0).T)
 
 
 def test_encode_queries_keys__is_identity_at_origin() -> None:
@@ -75,6 +78,9 @@ def test_rope_scores__matches_dense_relative_matrices() -> None:
     q, k = _random(4, 6), _random(3, 6, seed=4)
     actual = rope_scores(q, k, QUERY_POSITIONS, KEY_POSITIONS, BASE)
     torch.testing.assert_close(actual, _dense_scores(q, k, QUERY_POSITIONS, KEY_POSITIONS))
+    # 底数的默认值是 10000
+    default = rope_scores(q, k, QUERY_POSITIONS, KEY_POSITIONS)[1, 0]
+    torch.testing.assert_close(default, q[1] @ _dense(3.0 - 7.0, 6, 10_000.0) @ k[0])
 
 
 def test_rope_scores__depends_only_on_offset() -> None:
@@ -155,6 +161,9 @@ def test_relative_forms__matches_matrix_exponential() -> None:
         expected = q @ torch.matrix_exp((n - m) * generator) @ k
         for value in relative_forms(q, k, m, n, BASE):
             torch.testing.assert_close(value, expected)
+    # 底数的默认值是 10000
+    default = relative_forms(q, k, 5.0, 3.0)[0]
+    torch.testing.assert_close(default, q @ _dense(-2.0, 6, 10_000.0) @ k)
 
 
 def test_relative_forms__is_invariant_to_common_shift() -> None:

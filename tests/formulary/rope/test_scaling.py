@@ -135,7 +135,13 @@ def test_ntk_frequencies__differs_from_pure_interpolation() -> None:
 
 @pytest.mark.parametrize(
     ("d", "base", "factor", "name"),
-    [(7, 1e4, 2, "d"), (2, 1e4, 2, "d"), (8, 0, 2, "base"), (8, 1e4, 0.99, "factor")],
+    [
+        (7, 1e4, 2, "d"),
+        (0, 1e4, 2, "d"),
+        (2, 1e4, 2, "d"),
+        (8, 0, 2, "base"),
+        (8, 1e4, 0.99, "factor"),
+    ],
 )
 def test_ntk_frequencies__rejects_bad_arguments(d, base, factor, name) -> None:
     """奇数的 d、只有一对的 d = 2、非正的 base、小于 1 的 factor 都被拒绝。"""
@@ -196,6 +202,7 @@ def test_dynamic_ntk_frequencies__differs_from_fixed_target_length() -> None:
         ((8, 1e4, 2, -64, 64), "max_position_embeddings"),
         ((8, 1e4, 2, 64, 0), "seq_len"),
         ((8, 1e4, 2, 64, -1), "seq_len"),
+        ((8, 1e4, 2, 64, math.inf), "seq_len"),
     ],
 )
 def test_dynamic_ntk_frequencies__rejects_bad_arguments(arguments, name) -> None:
@@ -327,6 +334,7 @@ def test_yarn_attention_factor__is_one_for_equal_weights() -> None:
         ((math.nan,), "factor"),
         ((2, -1.0, 1.0), "mscale"),
         ((2, 1.0, -1.0), "mscale_all_dim"),
+        ((2, 1.0, math.inf), "mscale_all_dim"),
     ],
 )
 def test_yarn_attention_factor__rejects_bad_arguments(arguments, name) -> None:
@@ -412,6 +420,7 @@ def test_llama3_frequencies__equals_article_table() -> None:
         ((8, 1e4, 8, 4, 4, 64), "low_freq_factor"),
         ((8, 1e4, 8, 4, 1, 64), "low_freq_factor"),
         ((8, 1e4, 8, 0, 4, 64), "low_freq_factor"),
+        ((8, 1e4, 8, 1, math.inf, 64), "low_freq_factor"),
         ((8, 1e4, 8, 1, 4, 0), "original_max_position_embeddings"),
     ],
 )

@@ -105,6 +105,7 @@ def test_rotate_scaled__matches_rotate_interleaved() -> None:
     torch.testing.assert_close(
         rotate_scaled(x, positions, theta), rotate_interleaved(x, positions, 300.0)
     )
+    assert rotate_scaled(x.bfloat16(), positions, theta).dtype == torch.bfloat16
 
 
 def test_rotate_scaled__equals_norm_times_factor() -> None:
@@ -124,6 +125,8 @@ def test_rotate_scaled__rejects_bad_arguments() -> None:
         rotate_scaled(x, positions, torch.ones(3))
     with pytest.raises(ValueError, match=r"^attention_factor "):
         rotate_scaled(x, positions, torch.ones(2), 0.0)
+    with pytest.raises(ValueError, match=r"^attention_factor "):
+        rotate_scaled(x, positions, torch.ones(2), math.inf)
 
 
 def test_log_length_attention__matches_softmax_loop() -> None:
@@ -140,9 +143,10 @@ def test_log_length_attention__matches_softmax_loop() -> None:
 
 def test_log_length_attention__equals_plain_attention_at_training_length() -> None:
     """键数等于训练长度时，与 scaled_dot_product_attention 相等。"""
-    q, k, v = _random(2, 3, 4), _random(2, 9, 4, seed=1), _random(2, 9, 5, seed=2)
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    torch.testing.assert_close(log_length_attention(q, k, v, 9), expected)
+    for n in (2, 9):
+        q, k, v = _random(2, 3, 4), _random(2, n, 4, seed=1), _random(2, n, 5, seed=2)
+        expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        torch.testing.assert_close(log_length_attention(q, k, v, n), expected)
 
 
 def test_log_length_attention__is_less_spread_than_plain_attention() -> None:
