@@ -71,7 +71,7 @@ def aggregation_gap(
     identity = torch.eye(d, dtype=dtype)
     rotation = rotation_matrix(delta, d, base, dtype)
     second_moment = sigma**2 * identity + torch.outer(mean, mean)
-    cosines = aggregation_index(torch.tensor([delta], dtype=torch.float64), d, base, dtype)[0]
+    cosines = (delta * inverse_frequencies(d, base, dtype)).cos().sum()
     similar, unrelated = torch.trace(rotation @ second_moment), mean @ rotation @ mean
     return similar - unrelated, sigma**2 * torch.trace(rotation), 2 * sigma**2 * cosines
 

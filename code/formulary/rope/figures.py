@@ -32,7 +32,7 @@ from formulary.rope.spectrum import unfinished_pairs, wavelengths
 
 
 def axial() -> Figure:
-    """轴向与混合频率的二维 RoPE：q = k 时打分随坐标差的变化。"""
+    """轴向与混合频率的二维 RoPE：q = k 时内积随坐标差的变化。"""
     pairs, reach = 32, 15
     steps = torch.arange(-reach, reach + 1.0)
     offsets = torch.cartesian_prod(steps, steps).flip(-1)  # 一行一个 (Δx, Δy)，Δy 在外层
@@ -57,7 +57,7 @@ def axial() -> Figure:
         panel.set(title=title, xlabel="Δx（格）")
         panel.grid(False)
     axes[0].set_ylabel("Δy（格）")
-    figure.colorbar(image, ax=axes, label="打分 ÷ 原点处的打分")
+    figure.colorbar(image, ax=axes, label="内积 ÷ 原点处的内积")
     return figure
 
 

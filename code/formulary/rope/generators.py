@@ -201,7 +201,7 @@ def canonical_form(
     basis, angles = matrix.new_zeros(d, 0), []
     for done in range(0, d, 2):
         complement = torch.linalg.qr(basis, mode="complete").Q[:, done:]  # 已有平面的正交补
-        symmetric = complement.T @ (matrix + matrix.T) @ complement / 2
+        symmetric = complement.T @ (matrix + matrix.T) @ complement  # 特征值 2cos ϑ
         vectors = complement @ torch.linalg.eigh(symmetric).eigenvectors  # 按 cos ϑ 升序
         u = vectors[:, -1]
         cos = u @ matrix @ u

@@ -22,7 +22,7 @@ def decoupled_scores(
     key_positions: Num[Tensor, " S"],
     base: float = 10_000.0,
 ) -> Float[Tensor, "*batch H T S"]:
-    r"""解耦 RoPE 的打分：内容内积加旋转内积，除以两部分总维数的平方根。
+    r"""解耦 RoPE 的分数：内容内积加旋转内积，除以两部分总维数的平方根。
 
     Args:
         q_content: 各头查询的内容部分 q^C。
@@ -31,10 +31,10 @@ def decoupled_scores(
         k_rotary: 键的旋转部分 k^R，各头共用。
         query_positions: 查询的位置（步）。
         key_positions: 键的位置（步）。
-        base: 频率基数 b（无量纲）。
+        base: 底数 b（无量纲）。
 
     Returns:
-        softmax 之前的打分，已除以 √(d + e)。
+        softmax 之前的分数，已除以 √(d + e)。
 
     Raises:
         ValueError: e 为奇数，或位置的长度与词元数不符。
@@ -66,7 +66,7 @@ def absorbed_matrix(
         up_query: 查询的升维矩阵 W_UQ，把 D 维潜在向量变成 d 维查询。
         up_key: 键的升维矩阵 W_UK，把 e 维潜在向量变成 d 维键；d 为偶数。
         offset: 键的位置减查询的位置 n - m（步）。
-        base: 频率基数 b（无量纲）。
+        base: 底数 b（无量纲）。
 
     Returns:
         潜在空间里的双线性型；offset 为 0 时可预先算好，并入查询一侧。

@@ -20,7 +20,7 @@ def rotate_axial(
     Args:
         x: 查询或键，每行一个词元，d 是 4 的倍数。
         positions: 各词元的坐标 (x, y)（格），整数或实数。
-        base: 频率基数 b（无量纲）；图像边长只有几十格，常取 100。
+        base: 底数 b（无量纲）；图像边长只有几十格，常取 100。
 
     Returns:
         旋转后的 x，形状与 dtype 不变；每对特征的范数不变。
@@ -57,16 +57,16 @@ def axial_scores(
     offsets: Num[Tensor, "N 2"],
     base: float = 100.0,
 ) -> Float[Tensor, "N 2"]:
-    r"""轴向二维 RoPE 的打分拆成两项：只看 Δx 的一项与只看 Δy 的一项。
+    r"""轴向二维 RoPE 的内积拆成两项：只看 Δx 的一项与只看 Δy 的一项。
 
     Args:
         q: 查询向量，d 是 4 的倍数。
         k: 键向量。
         offsets: 键的坐标减查询的坐标 (Δx, Δy)（格）。
-        base: 频率基数 b（无量纲）。
+        base: 底数 b（无量纲）。
 
     Returns:
-        每行是 (f(Δx), g(Δy))，两列之和就是未除以 √d 的打分。
+        每行是 (f(Δx), g(Δy))，两列之和就是没有除以 √d 的内积。
 
     Raises:
         ValueError: q 与 k 不是同长的向量，d 不是 4 的倍数，或 offsets 的形状不是 (N, 2)。

@@ -79,7 +79,7 @@ def mrope_angles(
     Args:
         positions: 各词元的位置号，三行依次是 t、h、w（步或格）。
         axes: 第 i 对特征所看的轴 a(i)，由 mrope_axes 或 mrope_interleaved_axes 给出。
-        base: 频率基数 b（无量纲）。
+        base: 底数 b（无量纲）。
         dtype: 角度的浮点类型。
 
     Returns:

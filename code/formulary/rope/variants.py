@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from formulary.rope.decay import pair_products, phases
 from formulary.rope.frequencies import inverse_frequencies
 from formulary.rope.rotation import rotate_half_split, rotate_interleaved
 
@@ -24,7 +25,7 @@ def rotate_partial(
         x: 查询或键，每行一个词元。
         positions: 各词元的位置（步）。
         rotary_dim: 参与旋转的维数 d_r，正偶数，不超过 d。
-        base: 频率基数 b（无量纲）。
+        base: 底数 b（无量纲）。
 
     Returns:
         形状与 dtype 不变；后 d - d_r 维与输入逐位相同。
@@ -59,7 +60,7 @@ def proportional_frequencies(
     Args:
         d: 一个头的特征维数，正偶数。
         proportion: 参与旋转的特征对所占的比例 ρ（无量纲），0 到 1。
-        base: 频率基数 b（无量纲）。
+        base: 底数 b（无量纲）。
         dtype: 返回值的浮点类型。
 
     Returns:
@@ -99,7 +100,7 @@ def rotate_xpos(
         x: 查询或键，每行一个词元，d 为偶数。
         positions: 各词元的位置（步）；查询与键必须用同一个原点。
         sign: 查询取 +1，键取 -1。
-        base: 频率基数 b（无量纲）。
+        base: 底数 b（无量纲）。
         scale_base: 缩放的步长 S（步）。
 
     Returns:
@@ -138,20 +139,20 @@ def xpos_score(
     base: float = 10_000.0,
     scale_base: float = 512.0,
 ) -> Float[Tensor, " N"]:
-    r"""采用 xPos 时的打分：每个频率分量再乘 ζ_i^(Δ/S)，仍只依赖位置差 Δ = m - n。
+    r"""采用 xPos 时的内积：每个频率分量再乘 ζ_i^(Δ/S)，仍只依赖相对距离 Δ = m - n。
 
     Args:
-        q: 查询向量，d 为偶数。
-        k: 键向量。
-        deltas: 位置差 m - n（步），因果注意力里非负。
-        base: 频率基数 b（无量纲）。
+        q: 查询，d 为偶数。
+        k: 键，长度与 q 相同。
+        deltas: 相对距离 m - n（步），因果注意力里非负。
+        base: 底数 b（无量纲）。
         scale_base: 缩放的步长 S（步）。
 
     Returns:
-        各位置差处未除以 √d 的打分。
+        每个 Δ 的内积，没有除以 √d。
 
     Raises:
-        ValueError: d 不是正偶数，或 scale_base 不是正数。
+        ValueError: d 为奇数，q、k 长度不同，或 scale_base 不是正数。
 
     出处:
         Sun et al. 2022, arXiv:2212.10554。
@@ -163,8 +164,7 @@ def xpos_score(
     """
     if not scale_base > 0:
         raise ValueError(f"scale_base 须为正数，得到 scale_base={scale_base}")
-    theta = inverse_frequencies(len(q), base, q.dtype)
+    h = pair_products(q, k)  # (pairs,)
     zeta = (torch.arange(0, len(q), 2, dtype=q.dtype) / len(q) + 0.4) / 1.4
-    h = torch.view_as_complex(q.view(-1, 2)) * torch.view_as_complex(k.view(-1, 2)).conj()
-    delta = deltas.to(q.dtype)[:, None]
-    return (h * zeta ** (delta / scale_base) * torch.exp(1j * delta * theta)).real.sum(dim=-1)
+    decay = zeta ** (deltas.to(q.dtype)[:, None] / scale_base)  # (N, pairs)
+    return (h * decay * phases(deltas, len(q), base, q.dtype)).sum(-1).real

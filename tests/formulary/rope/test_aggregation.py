@@ -31,7 +31,7 @@ def test_aggregation_index__equals_worked_example() -> None:
 
 def test_aggregation_index__equals_slow_pair() -> None:
     """默认底数 10000、d = 4、Δ = 100：cos 100 + cos 1，默认返回 float32。"""
-    actual = aggregation_index(torch.tensor([100]), 4)
+    actual = aggregation_index(torch.tensor([100], dtype=F64), 4)
     # 100 弧度在 float32 里的间距约 8e-6
     expected = torch.tensor([math.cos(100) + math.cos(1)])
     torch.testing.assert_close(actual, expected, atol=2e-5, rtol=0)
@@ -62,7 +62,7 @@ def test_aggregation_gap__matches_monte_carlo() -> None:
         assert (samples.mean() - line).abs() < 4 * error < 0.2 * line.abs()
 
 
-@pytest.mark.parametrize("delta", [0.0, 1.0, -20.5, 3000.0])
+@pytest.mark.parametrize("delta", [0.0, 1.0, -20.5, 3000.7])
 def test_aggregation_gap__is_one_value_on_every_line(delta: float) -> None:
     """推导的三行相等，且与均值向量无关。"""
     mean = torch.linspace(-2.0, 5.0, 12, dtype=F64)
@@ -135,17 +135,27 @@ def test_smallest_base__differs_from_bisection() -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "d", "candidates"),
+    ("length", "d", "candidates", "message"),
     [
-        (0, 8, [1.0, 2.0]),
-        (5, 7, [1.0, 2.0]),
-        (5, 0, [1.0, 2.0]),
-        (5, 8, [0.0, 2.0]),
-        (5, 8, [2.0, 2.0]),
-        (5, 8, [1.0]),
+        (0, 8, [1.0, 2.0], "length 至少为 1"),
+        (1, 7, [1.0, 2.0], "d 须为正偶数"),
+        (1, 0, [1.0, 2.0], "d 须为正偶数"),
+        (1, 8, [-0.5, 2.0], "升序的正数"),
+        (1, 8, [0.0, 2.0], "升序的正数"),
+        (1, 8, [2.0, 2.0], "升序的正数"),
+        (1, 8, [2.0, 1.5], "升序的正数"),
+        (5, 8, [1.0], "candidates 里没有"),
+        (5, 8, [], "candidates 里没有"),
     ],
 )
-def test_smallest_base__rejects_bad_values(length: int, d: int, candidates: list[float]) -> None:
+def test_smallest_base__rejects_bad_values(
+    length: int, d: int, candidates: list[float], message: str
+) -> None:
     """长度、维数不对，候选不是升序的正数，或没有合格的候选，都被拒绝。"""
-    with pytest.raises(ValueError, match=r"length|candidates"):
+    with pytest.raises(ValueError, match=message):
         smallest_base(length, d, torch.tensor(candidates))
+
+
+def test_smallest_base__limit_length_one() -> None:
+    """长度为 1 时只查 m = 0，任何正的底数都合格，返回第一个。"""
+    assert smallest_base(1, 8, torch.tensor([0.5, 1.0, 7.0], dtype=F64)) == 0.5

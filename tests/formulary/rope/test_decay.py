@@ -87,7 +87,7 @@ def test_phases__preserves_products() -> None:
 
 def test_phases__equals_slow_pair() -> None:
     """默认底数 10000、d = 4：第 1 对每步转 0.01 弧度，默认返回 complex64。"""
-    actual = phases(torch.tensor([100]), 4)[0, 1]
+    actual = phases(torch.tensor([100], dtype=F64), 4)[0, 1]
     torch.testing.assert_close(actual, torch.tensor(cmath.exp(1j), dtype=torch.complex64))
 
 

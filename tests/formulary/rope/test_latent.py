@@ -58,7 +58,7 @@ def test_decoupled_scores__equals_concatenated_attention() -> None:
 
 
 def test_decoupled_scores__depends_only_on_offset() -> None:
-    """查询与键的位置一起平移，打分不变。"""
+    """查询与键的位置一起平移，分数不变。"""
     q_content, k_content = random(2, 3, 4), random(2, 4, 4, seed=1)
     q_rotary, k_rotary = random(2, 3, 6, seed=2), random(4, 6, seed=3)
     inputs = (q_content, k_content, q_rotary, k_rotary)

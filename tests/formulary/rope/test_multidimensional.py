@@ -64,7 +64,7 @@ def test_rotate_axial__matches_rotary_embedding_torch() -> None:
 
 
 def test_rotate_axial__depends_only_on_offset() -> None:
-    """查询与键一起平移任意的 (Δx, Δy)，打分不变。"""
+    """查询与键一起平移任意的 (Δx, Δy)，内积不变。"""
     q, k = random(6, 8, seed=4), random(6, 8, seed=5)
     place, shift = random(6, 2, seed=6) * 9, torch.tensor([13.0, -4.5], dtype=torch.float64)
     before = rotate_axial(q, place) @ rotate_axial(k, place + 1.25).T
@@ -133,7 +133,7 @@ def test_axial_scores__equals_worked_example() -> None:
 
 
 def test_axial_scores__differs_from_mixed_frequencies() -> None:
-    """轴向打分的二阶混合差分恒为零，混合频率的不为零。"""
+    """轴向内积的二阶混合差分恒为零，混合频率的不为零。"""
     q, k = random(8, seed=11), random(8, seed=12)
     corners = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 3.0], [2.0, 3.0]])
     signs = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
@@ -174,7 +174,7 @@ def test_rotate_mixed__matches_dense_matrix() -> None:
 
 
 def test_rotate_mixed__depends_only_on_offset() -> None:
-    """查询与键一起平移，每个头的打分不变。"""
+    """查询与键一起平移，每个头里的内积不变。"""
     q, k = random(2, 5, 6, seed=3), random(2, 5, 6, seed=4)
     theta, place = random(2, 3, 2, seed=5), random(5, 2, seed=6)
     shift = torch.tensor([-3.0, 8.0], dtype=torch.float64)

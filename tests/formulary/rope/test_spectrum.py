@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formulary.rope.spectrum import clock_hands, digits, rotations, unfinished_pairs, wavelengths
@@ -66,6 +66,7 @@ def test_rotations__rejects_length_that_is_not_positive(length: int) -> None:
         rotations(8, length)
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.integers(1, 80), st.integers(1, 10**6), st.sampled_from([1.5, 100.0, 1e4, 5e5]))
 def test_unfinished_pairs__matches_count(pairs: int, length: int, base: float) -> None:
     """与逐对数出来的 λ_i > L 的个数一致。"""
@@ -107,6 +108,7 @@ def test_unfinished_pairs__rejects_bad_values(d: int, length: int, base: float, 
         unfinished_pairs(d, length, base)
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=4), st.integers(2, 17))
 def test_digits__matches_divmod(numbers: list[int], radix: int) -> None:
     """与 Python 的 divmod 逐位取余一致。"""

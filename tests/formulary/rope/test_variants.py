@@ -68,7 +68,7 @@ def test_rotate_partial__matches_transformers() -> None:
 
 
 def test_rotate_partial__preserves_the_rest() -> None:
-    """后 d - d_r 维逐位不变，它们对打分的贡献与位置无关。"""
+    """后 d - d_r 维逐位不变，它们对内积的贡献与位置无关。"""
     x = random(5, 12, seed=1)
     rotated = rotate_partial(x, torch.arange(5) * 100, rotary_dim=4)
     assert torch.equal(rotated[:, 4:], x[:, 4:])
@@ -95,7 +95,7 @@ def test_rotate_partial__limit_whole_head() -> None:
 
 
 def test_rotate_partial__differs_from_head_dim_denominator() -> None:
-    """分母与配对都按整个头取的写法：位置 0 处一致，位置 1 处就已不同，打分也不同。"""
+    """分母与配对都按整个头取的写法：位置 0 处一致，位置 1 处就已不同，内积也不同。"""
     x, y = random(3, 64, seed=2), random(3, 64, seed=3)
     positions = torch.tensor([0.0, 1.0, 40.0], dtype=torch.float64)
     right = rotate_partial(x, positions, 16)
@@ -133,16 +133,19 @@ def test_proportional_frequencies__matches_transformers() -> None:
 
 
 def test_proportional_frequencies__equals_worked_example() -> None:
-    """取 d = 12、ρ = 0.5：留 3 对，频率仍按 d = 12 排，后 3 对为零。"""
+    """取 d = 12、ρ = 0.5：留 3 对，后 3 对为零；Gemma 4 的 d = 512、ρ = 0.25 留 64 对。"""
     actual = proportional_frequencies(12, 0.5, base=64.0, dtype=torch.float64)
     expected = torch.tensor([1.0, 0.5, 0.25, 0.0, 0.0, 0.0], dtype=torch.float64)
     torch.testing.assert_close(actual, expected)
     assert proportional_frequencies(12, 0.49, base=64.0).count_nonzero() == 2
     assert proportional_frequencies(12, 0.0).tolist() == [0.0] * 6
+    gemma = proportional_frequencies(512, 0.25)
+    assert gemma.nonzero().flatten().tolist() == list(range(64))
+    assert round(gemma[63].item(), 4) == 0.0334
 
 
 def test_proportional_frequencies__differs_from_partial_rotary() -> None:
-    """同样转四分之一的特征，按比例截断与部分旋转的打分不同，反而等于「分母取错」的写法。"""
+    """同样转四分之一的特征，按比例截断与部分旋转的内积不同，反而等于「分母取错」的写法。"""
     d, positions = 16, torch.tensor([0.0, 3.0, 30.0], dtype=torch.float64)
     q, k = random(3, d, seed=4), random(3, d, seed=5)
     theta = proportional_frequencies(d, 0.25, base=100.0, dtype=torch.float64)
@@ -189,7 +192,7 @@ def xpos_by_loop(x: torch.Tensor, positions, sign, base=10_000.0, scale_base=512
 def test_rotate_xpos__matches_loop() -> None:
     """查询与键都与逐元素的复数循环一致。"""
     x, positions = random(4, 6, seed=6), [0, 3, 77, 600]
-    for sign, scale_base in ((1, 100.0), (-1, 100.0), (1, 0.5)):
+    for sign, scale_base in ((1, 100.0), (-1, 21.0), (1, 0.5)):
         actual = rotate_xpos(x, torch.tensor(positions), sign, 50.0, scale_base)
         torch.testing.assert_close(actual, xpos_by_loop(x, positions, sign, 50.0, scale_base))
     default = rotate_xpos(x, torch.tensor(positions), 1)
@@ -197,7 +200,7 @@ def test_rotate_xpos__matches_loop() -> None:
 
 
 def test_rotate_xpos__matches_rotary_embedding_torch() -> None:
-    """整段一起算时，打分与 rotary-embedding-torch 的 use_xpos 一致（它把原点移到中间）。"""
+    """整段一起算时，内积与 rotary-embedding-torch 的 use_xpos 一致（它把原点移到中间）。"""
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(1, 1, 9, 8, generator=generator)
     k = torch.randn(1, 1, 9, 8, generator=generator)
@@ -209,8 +212,18 @@ def test_rotate_xpos__matches_rotary_embedding_torch() -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)  # both in float32
 
 
+def test_rotate_xpos__equals_worked_example() -> None:
+    """取 d = 64、位置 512：第 0 对缩到 2/7，最后一对缩到 0.978；键则放大同样的倍数。"""
+    ones, place = torch.ones(1, 64, dtype=torch.float64), torch.tensor([512])
+    norms = rotate_xpos(ones, place, 1).view(32, 2).norm(dim=-1) / math.sqrt(2)
+    torch.testing.assert_close(norms[0].item(), 2 / 7)
+    assert round(norms[-1].item(), 3) == 0.978
+    lifted = rotate_xpos(ones, place, -1).view(32, 2).norm(dim=-1) / math.sqrt(2)
+    torch.testing.assert_close(lifted * norms, torch.ones(32, dtype=torch.float64))
+
+
 def test_rotate_xpos__depends_only_on_offset() -> None:
-    """查询与键共用的原点任意平移，打分不变。"""
+    """查询与键共用的原点任意平移，内积不变。"""
     q, k = random(5, 6, seed=7), random(5, 6, seed=8)
     positions = torch.arange(5) * 40.0
     before = rotate_xpos(q, positions, 1) @ rotate_xpos(k, positions, -1).T
@@ -219,7 +232,7 @@ def test_rotate_xpos__depends_only_on_offset() -> None:
 
 
 def test_rotate_xpos__differs_from_separate_centres() -> None:
-    """q、k 各取自己的中点（rotary-embedding-torch 0.9.1 逐步解码）：打分随缓存变长而缩小。"""
+    """q、k 各取自己的中点（rotary-embedding-torch 0.9.1 逐步解码）：内积随缓存变长而缩小。"""
     library = RotaryEmbedding(dim=64, use_xpos=True, cache_if_possible=False)
     zeta = [(2 * i / 64 + 0.4) / 1.4 for i in range(32)]
     for length, printed in ((512, 0.783), (4096, 0.264)):
@@ -260,8 +273,9 @@ def test_rotate_xpos__rejects_bad_input() -> None:
 def test_xpos_score__matches_loop() -> None:
     """与把查询放在 m、键放在 n 逐元素算出的内积一致。"""
     q, k = random(1, 6, seed=9), random(1, 6, seed=10)
-    deltas = torch.tensor([0.0, 1.0, 37.0, 900.0, -5.0], dtype=torch.float64)
-    for base, scale_base in ((10_000.0, 512.0), (30.0, 64.0), (30.0, 0.75)):
+    deltas = torch.tensor([0, 1, 37, 900, -5, -601])
+    for base, scale_base in ((10_000.0, 512.0), (30.0, 21.0), (30.0, 0.75)):
+        deltas = deltas[:-1] if scale_base < 1 else deltas  # 3.5 ** 801 overflows
         expected = []
         for delta in deltas.tolist():
             a = xpos_by_loop(q, [delta + 20], 1, base, scale_base)
@@ -275,14 +289,15 @@ def test_xpos_score__matches_loop() -> None:
 
 
 def test_xpos_score__bounds_decay() -> None:
-    """Δ ≥ 0 时 |打分| 不超过 Σ|h_i|·ζ_i^(Δ/S)，且首尾两对的缩放是 2/7 与接近 1。"""
+    """Δ ≥ 0 时 |内积| 不超过 Σ|h_i|·ζ_i^(Δ/S)，Δ = 0 且 q = k 时取等号。"""
     q, k = random(8, seed=11), random(8, seed=12)
     deltas = torch.arange(0, 4096, 17)
     zeta = torch.tensor([(2 * i / 8 + 0.4) / 1.4 for i in range(4)], dtype=torch.float64)
     sizes = q.view(4, 2).norm(dim=-1) * k.view(4, 2).norm(dim=-1)
     bound = (sizes * zeta ** (deltas[:, None] / 512)).sum(dim=-1)
     assert (xpos_score(q, k, deltas).abs() <= bound + 1e-12).all()
-    torch.testing.assert_close(zeta[0], torch.tensor(2 / 7, dtype=torch.float64))
+    same = xpos_score(q, q, torch.tensor([0]))
+    torch.testing.assert_close(same[0], q.square().sum())
 
 
 def test_xpos_score__equals_worked_example() -> None:
@@ -293,9 +308,10 @@ def test_xpos_score__equals_worked_example() -> None:
 
 
 def test_xpos_score__rejects_bad_input() -> None:
-    """维数 d 为奇数、scale_base 非正，都报错。"""
-    with pytest.raises(ValueError, match="d 必须"):
-        xpos_score(torch.zeros(3), torch.zeros(3), torch.arange(2))
+    """维数 d 为奇数、q 与 k 长度不同、scale_base 非正，都报错。"""
+    for q, k in ((torch.zeros(3), torch.zeros(3)), (torch.zeros(4), torch.zeros(2))):
+        with pytest.raises(ValueError, match="q 与 k"):
+            xpos_score(q, k, torch.arange(2))
     for scale_base in (0.0, -1.0):
         with pytest.raises(ValueError, match="scale_base"):
             xpos_score(torch.zeros(4), torch.zeros(4), torch.arange(2), scale_base=scale_base)
