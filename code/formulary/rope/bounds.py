@@ -4,6 +4,8 @@
     Δ = m - n（步）；h_i 是每对特征的复数乘积，h_{d/2} 规定为 0；S_j 是相位的部分和。
 """
 
+import math
+
 import torch
 from jaxtyping import Complex, Float, Num
 from torch import Tensor
@@ -105,7 +107,7 @@ def partial_sum_floor(d: int) -> int:
     """
     if d <= 0 or d % 2:
         raise ValueError(f"d 必须是正偶数（每两维为一对），得到 d={d}")
-    return (d + 3) // 4
+    return math.ceil(d / 4)
 
 
 def smoothness(h: Complex[Tensor, " pairs"]) -> Float[Tensor, ""]:

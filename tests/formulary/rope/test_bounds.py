@@ -201,6 +201,12 @@ def test_smoothness__limit_ramp_is_largest() -> None:
     assert all(smoothness(h) < 0.5 for h in random_products(2000, 128, seed=4))
 
 
+def test_smoothness__equals_worked_example() -> None:
+    """允许个别 h_i 为 0：h = (2, 0, 1) 的平均模长是 1，最大的变化是 2。"""
+    h = torch.tensor([2.0, 0.0, 1.0], dtype=torch.complex128)
+    torch.testing.assert_close(smoothness(h), torch.tensor(0.5, dtype=F64))
+
+
 def test_smoothness__rejects_zero() -> None:
     """全为 0 的 h 被拒绝。"""
     with pytest.raises(ValueError, match="h 不能全为 0"):
