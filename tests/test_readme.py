@@ -12,7 +12,7 @@ import pytest
 
 from formulary_site.check import check
 from formulary_site.project import Project
-from formulary_site.proof import KINDS
+from formulary_site.proof.links import KINDS
 from formulary_site.site import Site
 
 from .formulary_site.conftest import Edit, edit, small
@@ -40,7 +40,7 @@ def run_tests(project: Project) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "tests/formulary", "-q", "-p", "no:cacheprovider"),
-            *("-p", "formulary_site.pytest_plugin", "-p", "jaxtyping", "--evidence"),
+            *("-p", "formulary_site.proof.pytest_plugin", "-p", "jaxtyping", "--evidence"),
             "--jaxtyping-packages=formulary,beartype.beartype",
             "--import-mode=importlib",
         ],

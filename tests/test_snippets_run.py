@@ -9,10 +9,10 @@ import pytest
 
 from formulary_site.definitions import Definitions
 from formulary_site.project import Project
-from formulary_site.sandbox import Sandbox, run_fresh
-from formulary_site.snippet_example import expected_output
-from formulary_site.snippet_signature import WIDTH
-from formulary_site.snippets import all_runnable, runnable
+from formulary_site.snippets.builder import all_runnable, runnable
+from formulary_site.snippets.example import expected_output
+from formulary_site.snippets.sandbox import Sandbox, run_fresh
+from formulary_site.snippets.signature import WIDTH
 
 DEFINITIONS = Definitions.load(Project(Path(__file__).parents[1]))
 PATHS = sorted(definition.path for definition in DEFINITIONS.public())

@@ -23,10 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     publish.add_argument("folder", type=Path, metavar="FOLDER", help="the built site")
     notebooks = commands.add_parser("notebooks", help="run the notebooks that are not fresh")
     notebooks.add_argument("--all", action="store_true", help="run the fresh ones, too")
-    mutants = commands.add_parser("mutants", help="change each counterpart; does a test notice?")
-    mutants.add_argument(
-        "objects", nargs="*", metavar="OBJECT", help="dotted prefixes; default: all"
+    mutants = commands.add_parser(
+        "mutants", add_help=False, help="change each counterpart; does a test notice?"
     )
+    mutants.add_argument("arguments", nargs=argparse.REMAINDER, help="see `mutants --help`")
     options = parser.parse_args(arguments)
     try:
         site = Site(Project.find()).make_current()
@@ -47,13 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 write(site, options.folder)
                 return 0
             case "notebooks":
-                from formulary_site import notebooks as rooms
+                from formulary_site.notebooks import runs as rooms
 
                 return rooms.run(site.project, site.definitions, everything=options.all)
             case _:
-                from formulary_site import mutants as mutation
+                from formulary_site.proof import mutants as mutation
 
-                return mutation.main(site.project, options.objects)
+                return mutation.main(site.project, options.arguments)
     finally:
         site.close()
 

@@ -11,8 +11,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from formulary_site.evidence import Verdict
-from formulary_site.figures import Drawing
+from formulary_site.figures.drawing import Drawing
+from formulary_site.proof.evidence import Verdict
 from formulary_site.registry import Figure, Formula
 from formulary_site.site import Site
 

@@ -7,12 +7,14 @@ from typing import Any
 from markdown import Markdown
 from pymdownx.superfences import SuperFencesException
 
-from formulary_site import notebooks, proof, snippets
 from formulary_site.extension import Rendering, rendering
-from formulary_site.figures import FigureError
+from formulary_site.figures.drawing import FigureError
+from formulary_site.notebooks import runs
 from formulary_site.problems import Problem, SourceError
+from formulary_site.proof import links
 from formulary_site.registry import EXCERPT_END, Page
 from formulary_site.site import Site
+from formulary_site.snippets.builder import all_runnable
 
 
 def source_problems(site: Site) -> list[Problem]:
@@ -25,9 +27,9 @@ def source_problems(site: Site) -> list[Problem]:
         *_objects(site),
         *_figures(site),
         *_snippets(site, objects),
-        *proof.problems(site.project, site.definitions, objects),
+        *links.problems(site.project, site.definitions, objects),
         *site.evidence.problems(formulas.values(), site.definitions, site.tests),
-        *notebooks.problems(site.project, site.definitions),
+        *runs.problems(site.project, site.definitions),
     ]
 
 
@@ -237,7 +239,7 @@ def _close(name: str, known: list[str]) -> str:
 
 def _snippets(site: Site, objects: set[str]) -> tuple[Problem, ...]:
     try:
-        snippets.all_runnable(site.definitions, objects)
+        all_runnable(site.definitions, objects)
     except SourceError as error:
         return error.problems
     return ()

@@ -18,7 +18,7 @@ from markdown.treeprocessors import Treeprocessor
 from pymdownx.superfences import SuperFencesException
 
 from formulary_site import card
-from formulary_site.mathjax import TeXError
+from formulary_site.mathjax.renderer import TeXError
 from formulary_site.registry import FENCES, OPTIONAL
 from formulary_site.site import Site
 

@@ -13,7 +13,7 @@ from mkdocs.structure.toc import get_toc
 
 from formulary_site import check
 from formulary_site.extension import Rendering, begin_rendering
-from formulary_site.notebook_page import notebook_page
+from formulary_site.notebooks.page import notebook_page
 from formulary_site.problems import Problem, SourceError
 from formulary_site.project import Project
 from formulary_site.publish import SCRIPTS, STYLES, publish

@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from formulary_site import snippets
-from formulary_site.figures import Drawing
+from formulary_site.figures.drawing import Drawing
 from formulary_site.site import Site
+from formulary_site.snippets.builder import runnable
 
 STYLES = ("assets/math/math.css", "assets/formulary.css")
 SCRIPTS = ("assets/formulary.js",)
@@ -32,7 +32,7 @@ def publish(site: Site, folder: Path) -> None:
         (assets / name).write_text(source.read_text("utf-8"), "utf-8")
     (folder / "snippets").mkdir(exist_ok=True)
     for formula in site.registry.formulas.values():
-        text = snippets.runnable(site.definitions, formula.object)
+        text = runnable(site.definitions, formula.object)
         (folder / "snippets" / f"{formula.id}.py").write_text(text, "utf-8")
     text = json.dumps(entries(site), ensure_ascii=False, indent=1)
     (folder / "formulas.json").write_text(text + "\n", "utf-8")

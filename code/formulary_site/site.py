@@ -2,12 +2,12 @@
 
 from functools import cached_property
 
-from formulary_site import figures, proof
 from formulary_site.definitions import Definitions
-from formulary_site.evidence import Evidence, Verdict
-from formulary_site.mathjax import MathJax
+from formulary_site.figures.drawing import Drawing, FigureError, draw_all
+from formulary_site.mathjax.renderer import MathJax
 from formulary_site.project import Project
-from formulary_site.proof import Test
+from formulary_site.proof.evidence import Evidence, Verdict
+from formulary_site.proof.links import Test, tests_of
 from formulary_site.registry import Formula, Registry, scan
 
 
@@ -43,7 +43,7 @@ class Site:
 
     @cached_property
     def tests(self) -> dict[str, list[Test]]:
-        return proof.tests_of(self.project, self.definitions)
+        return tests_of(self.project, self.definitions)
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -54,13 +54,13 @@ class Site:
         return MathJax(self.project)
 
     @cached_property
-    def drawings(self) -> dict[str, figures.Drawing | figures.FigureError]:
+    def drawings(self) -> dict[str, Drawing | FigureError]:
         objects = {
             figure.object
             for figure in self.registry.figures.values()
             if figure.object in self.definitions
         }
-        return figures.draw_all(self.project, self.definitions, objects)
+        return draw_all(self.project, self.definitions, objects)
 
     def verdict(self, formula: Formula) -> Verdict:
         """How the formula's counterpart was proven, by the last run of the tests."""

@@ -19,7 +19,7 @@ from typing import Any
 from playwright.sync_api import Browser, sync_playwright
 from timing import table
 
-from formulary_site.mathjax import SOURCE
+from formulary_site.mathjax.renderer import SOURCE
 from formulary_site.node import install
 from formulary_site.project import Project
 
@@ -28,7 +28,7 @@ PAGE = "rope/"
 ROUNDS = 5
 CLIENT_SIDE = r"""
 from html import escape
-from formulary_site.mathjax import MathJax
+from formulary_site.mathjax.renderer import MathJax
 def render_many(self, items):
     return [escape(rf"\[{tex}\]" if display else rf"\({tex}\)") for tex, display in items]
 def write_assets(self, folder):

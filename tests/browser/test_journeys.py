@@ -9,8 +9,8 @@ from playwright.sync_api import expect
 
 from formulary_site.definitions import Definitions
 from formulary_site.project import Project
-from formulary_site.sandbox import Sandbox
-from formulary_site.snippet_example import expected_output
+from formulary_site.snippets.example import expected_output
+from formulary_site.snippets.sandbox import Sandbox
 
 PROJECT = Project(Path(__file__).parents[2])
 ARTICLE = "旋转式位置编码（一）：推导与布局"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from formulary_site.evidence import Entry, Evidence, Shown
 from formulary_site.problems import Problem
 from formulary_site.project import Project
+from formulary_site.proof.evidence import Entry, Evidence, Shown
 from formulary_site.site import Site
 
 ROOT = Path(__file__).parents[2]

@@ -9,13 +9,13 @@ from typing import cast
 import pytest
 import torch
 
-from formulary_site import proof
 from formulary_site.definitions import Definitions
-from formulary_site.evidence import Evidence
 from formulary_site.problems import Problem
 from formulary_site.project import Project
-from formulary_site.recorder import Recorder
-from formulary_site.recording import Record, largest_difference, power_of_ten, update
+from formulary_site.proof import links
+from formulary_site.proof.evidence import Evidence
+from formulary_site.proof.recorder import Recorder
+from formulary_site.proof.recording import Record, largest_difference, power_of_ten, update
 from formulary_site.registry import Formula
 
 MODULE = '''
@@ -78,18 +78,18 @@ def record(project: Project, error: float = 0.0, outcome: str = "passed", line: 
 def after_run(project: Project, old: Evidence, *records: Record) -> Evidence:
     definitions = Definitions.load(project)
     seen = dict(zip((MATCHES, LIMIT), records, strict=False))
-    linked = proof.tests_of(project, definitions)
+    linked = links.tests_of(project, definitions)
     return update(old, [FORMULA], definitions, linked, seen, "2.0")
 
 
 def state(project: Project, evidence: Evidence) -> str:
     definitions = Definitions.load(project)
-    return evidence.verdict(FORMULA, definitions, proof.tests_of(project, definitions)).state
+    return evidence.verdict(FORMULA, definitions, links.tests_of(project, definitions)).state
 
 
 def problems(project: Project, evidence: Evidence) -> list[Problem]:
     definitions = Definitions.load(project)
-    return evidence.problems([FORMULA], definitions, proof.tests_of(project, definitions))
+    return evidence.problems([FORMULA], definitions, links.tests_of(project, definitions))
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def proven(project: Project) -> Evidence:
 
 def test_a_whole_run_proves_and_its_file_reads_back(project: Project, proven: Evidence) -> None:
     definitions = Definitions.load(project)
-    verdict = proven.verdict(FORMULA, definitions, proof.tests_of(project, definitions))
+    verdict = proven.verdict(FORMULA, definitions, links.tests_of(project, definitions))
     assert (verdict.state, verdict.max_error) == ("proven", 1e-8)  # a limit's distance is no error
     assert [test.claim for test in verdict.oracles] == ["matches_itself"]
     assert [test.claim for test in verdict.properties] == ["limit_zero"]
@@ -214,7 +214,7 @@ def pytest_run(project: Project, *arguments: str) -> str:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--evidence"),
-            *("-p", "formulary_site.pytest_plugin", "-p", "xdist.plugin", "-p", "jaxtyping"),
+            *("-p", "formulary_site.proof.pytest_plugin", "-p", "xdist.plugin", "-p", "jaxtyping"),
             *("--jaxtyping-packages=formulary,beartype.beartype", *arguments),
         ],
         cwd=project.root,
@@ -266,7 +266,7 @@ def test_a_run_by_node_id_is_no_whole_run(project: Project) -> None:
 
 def test_the_plugin_loads_nothing_heavy_without_its_option() -> None:
     program = (
-        "import sys, formulary_site.pytest_plugin;"
+        "import sys, formulary_site.proof.pytest_plugin;"
         "print(sorted({'torch', 'griffe', 'yaml', 'markdown'} & set(sys.modules)))"
     )
     done = subprocess.run(

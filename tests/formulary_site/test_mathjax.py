@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from formulary_site import mathjax, node
-from formulary_site.mathjax import MathJax, TeXError
+from formulary_site import node
+from formulary_site.mathjax import renderer as module
+from formulary_site.mathjax.renderer import MathJax, TeXError
 from formulary_site.node import NodeError
 from formulary_site.project import Project
 
@@ -18,7 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 def make_project(root: Path) -> Project:
     """An empty project that shares the repository's copy of MathJax."""
     project = Project(root)
-    installed = node.install(mathjax.SOURCE, Project(REPOSITORY).cache)
+    installed = node.install(module.SOURCE, Project(REPOSITORY).cache)
     project.cache.mkdir(parents=True)
     (project.cache / "node").symlink_to(installed.parent, target_is_directory=True)
     return project
@@ -41,7 +42,7 @@ def without_node(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden() -> str:
         raise AssertionError("node was started")
 
-    monkeypatch.setattr(mathjax, "find_node", forbidden)
+    monkeypatch.setattr(module, "find_node", forbidden)
 
 
 def test_display_and_inline_are_one_line_of_html_with_mathml(renderer: MathJax) -> None:
@@ -88,7 +89,7 @@ def test_a_batch_keeps_its_order_and_its_errors(renderer: MathJax) -> None:
 def test_a_batch_longer_than_one_message(
     renderer: MathJax, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mathjax, "BATCH", 3)
+    monkeypatch.setattr(module, "BATCH", 3)
     results = renderer.render_many([(f"x_{{{n}}}", False) for n in range(10)])
     assert [f"<mn>{n}</mn>" in str(result) for n, result in enumerate(results)] == [True] * 10
 
@@ -135,7 +136,7 @@ def test_two_processes_share_a_cache(project: Project) -> None:
     script = """
 import sys
 from pathlib import Path
-from formulary_site.mathjax import MathJax
+from formulary_site.mathjax.renderer import MathJax
 from formulary_site.project import Project
 with MathJax(Project(Path(sys.argv[1]))) as renderer:
     for n in range(30):
@@ -216,19 +217,19 @@ def test_a_broken_install_says_how_to_mend_it(
 ) -> None:
     installed = project.root / "installed"
     (installed / "node_modules").mkdir(parents=True)
-    monkeypatch.setattr(mathjax, "install", lambda *_: installed)
+    monkeypatch.setattr(module, "install", lambda *_: installed)
     with pytest.raises(NodeError, match=r"(?s)node-main\.mjs.*mend: delete .*installed"):
         MathJax(project).render("x", True)
 
 
 def test_the_version_is_the_installed_one(project: Project) -> None:
-    installed = node.install(mathjax.SOURCE, project.cache)
+    installed = node.install(module.SOURCE, project.cache)
     package = installed / "node_modules" / "mathjax" / "package.json"
     assert MathJax(project).version == json.loads(package.read_text("utf-8"))["version"]
 
 
 def test_the_lock_pins_contents_and_names_no_host() -> None:
-    text = (mathjax.SOURCE / "package-lock.json").read_text("utf-8")
+    text = (renderer.SOURCE / "package-lock.json").read_text("utf-8")
     assert "//" not in text
     assert "resolved" not in text
     packages = json.loads(text)["packages"]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from formulary_site.definitions import Definitions
-from formulary_site.mutations import mutants
 from formulary_site.project import Project
+from formulary_site.proof.mutations import mutants
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def python(project: Project, program: str, *arguments: str) -> subprocess.Comple
 
 def hunt(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
     program = (
-        "import sys; from pathlib import Path; from formulary_site.mutants import main;"
+        "import sys; from pathlib import Path; from formulary_site.proof.mutants import main;"
         "from formulary_site.project import Project;"
         "sys.exit(main(Project(Path('.').resolve()), sys.argv[1:]))"
     )
@@ -158,7 +158,7 @@ def test_an_endless_loop_is_noticed(project: Project) -> None:
     definitions = write(project, MODULE, TEST)
     assert [m.line for m in mutants(definitions["toy.loop"]) if m.after == "n += 1"] == [12]
     program = (
-        "from formulary_site.mutants import *;"
+        "from formulary_site.proof.mutants import *;"
         "project = Project(Path('.').resolve());"
         "found = mutants(Definitions.load(project)['toy.loop']);"
         "tests = ('tests/formulary/test_toy.py::test_loop__equals_zero',);"

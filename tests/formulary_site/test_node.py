@@ -7,7 +7,7 @@ import pytest
 from formulary_site import node
 from formulary_site.node import NodeError
 
-SOURCE = Path(node.__file__).parent / "mathjax_worker"
+SOURCE = Path(node.__file__).parent / "mathjax" / "worker"
 
 
 def test_a_system_node_that_is_too_old_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from formulary_site import notebooks
 from formulary_site.definitions import Definitions
-from formulary_site.notebook_page import notebook_page
+from formulary_site.notebooks import runs
+from formulary_site.notebooks.page import notebook_page
 from formulary_site.problems import Problem, SourceError
 from formulary_site.project import Project
 from formulary_site.site import Site
@@ -70,11 +70,11 @@ def write(project: Project, *cells: Any, name: str = NAME) -> Path:
 
 
 def run(project: Project, everything: bool = False) -> int:
-    return notebooks.run(project, Definitions.load(project), everything)
+    return runs.run(project, Definitions.load(project), everything)
 
 
 def problems(project: Project) -> list[Problem]:
-    return notebooks.problems(project, Definitions.load(project))
+    return runs.problems(project, Definitions.load(project))
 
 
 def is_stale(project: Project) -> bool:

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from formulary_site import proof  # `tests_of` by name would be collected as a test
 from formulary_site.definitions import Definitions
 from formulary_site.problems import Problem
 from formulary_site.project import Project
-from formulary_site.proof import Test, problems
+from formulary_site.proof import links  # `tests_of` by name would be collected as a test
+from formulary_site.proof.links import Test, problems
 
 MODULE = '''
 """Turning."""
@@ -63,7 +63,7 @@ def test_a_test_proves_the_object_in_its_name_only(project: Project) -> None:
         '    """相同。"""\n'
         "    assert turn(2) == half(2) + half(2)\n",
     )
-    (test,) = proof.tests_of(project, definitions)["rope.turning.turn"]
+    (test,) = links.tests_of(project, definitions)["rope.turning.turn"]
     assert test == Test(
         "tests/formulary/rope/test_turning.py::test_turn__matches_sum",
         "tests/formulary/rope/test_turning.py",
@@ -75,7 +75,7 @@ def test_a_test_proves_the_object_in_its_name_only(project: Project) -> None:
         "相同。",
     )
     assert test.name == "test_turn__matches_sum"
-    assert "rope.turning.half" not in proof.tests_of(project, definitions)
+    assert "rope.turning.half" not in links.tests_of(project, definitions)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_test_proves_the_object_in_its_name_only(project: Project) -> None:
 )
 def test_direct_and_indirect_use_counts(project: Project, body: str) -> None:
     definitions = write(project, body.format('def test_turn__is_odd():\n    """奇。"""\n'))
-    assert names(proof.tests_of(project, definitions)) == {"rope.turning.turn": ["is_odd"]}
+    assert names(links.tests_of(project, definitions)) == {"rope.turning.turn": ["is_odd"]}
     assert not [p for p in problems(project, definitions, []) if p.file.startswith("tests")]
 
 
@@ -105,7 +105,7 @@ def test_use_through_a_fixture_counts(project: Project) -> None:
         "@pytest.fixture\ndef turner(): return Turner()\n"
         'def test_Turner__limit_zero(turner):\n    """零。"""\n    assert turner.apply(0) == 0\n',
     )
-    assert names(proof.tests_of(project, definitions)) == {"rope.turning.Turner": ["limit_zero"]}
+    assert names(links.tests_of(project, definitions)) == {"rope.turning.Turner": ["limit_zero"]}
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_use_through_a_fixture_counts(project: Project) -> None:
 )
 def test_a_wrong_name_proves_nothing_and_is_reported(project: Project, body: str) -> None:
     definitions = write(project, f"from formulary.rope.turning import half, turn\n{body}")
-    assert proof.tests_of(project, definitions) == {}
+    assert links.tests_of(project, definitions) == {}
     found = problems(project, definitions, ["rope.turning.turn", "rope.turning.Turner"])
     assert ("test_turning.py", 2, "test-name") in rules(found)
 
@@ -132,7 +132,7 @@ def test_a_name_that_is_only_a_string_or_a_store_is_no_use(project: Project) -> 
         "from formulary.rope.turning import turn\n"
         'def test_turn__is_odd():\n    """turn。"""\n    turn = 1\n',
     )
-    assert proof.tests_of(project, definitions) == {}
+    assert links.tests_of(project, definitions) == {}
 
 
 def test_every_object_of_a_formula_needs_both_kinds_of_test(project: Project) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from formulary_site.sandbox import Sandbox, run_fresh
+from formulary_site.snippets.sandbox import Sandbox, run_fresh
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 from formulary_site.definitions import Definitions
 from formulary_site.problems import Problem, SourceError
 from formulary_site.project import Project
-from formulary_site.snippet_example import expected_output
-from formulary_site.snippet_rewrite import shape_text
-from formulary_site.snippets import all_runnable, runnable
+from formulary_site.snippets.builder import all_runnable, runnable
+from formulary_site.snippets.example import expected_output
+from formulary_site.snippets.rewrite import shape_text
 
 IMPORTS = """
 import math

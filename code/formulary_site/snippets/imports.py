@@ -9,9 +9,9 @@ from itertools import groupby
 
 from formulary_site.definitions import PACKAGE, Definition
 from formulary_site.problems import Problem, SourceError
-from formulary_site.snippet_names import RENAME, reads
-from formulary_site.snippet_problems import problem, source_of
-from formulary_site.snippet_source import Import, bound_by
+from formulary_site.snippets.names import RENAME, reads
+from formulary_site.snippets.problems import problem, source_of
+from formulary_site.snippets.source import Import, bound_by
 
 
 def check_inner_imports(members: Iterable[Definition]) -> None:

@@ -20,7 +20,7 @@ from matplotlib import font_manager, pyplot
 from matplotlib.figure import Figure
 
 from formulary_site.definitions import PACKAGE
-from formulary_site.figures import THEMES, settings
+from formulary_site.figures.drawing import THEMES, settings
 
 FONT = "NotoSansCJKsc-Regular.otf"  # of the package mplfonts
 

@@ -112,7 +112,7 @@ def draw_all(
 
             def work() -> None:
                 """Keep one process drawing until the queue is empty."""
-                command = [sys.executable, "-m", "formulary_site.figure_worker", str(project.code)]
+                command = [sys.executable, "-m", "formulary_site.figures.worker", str(project.code)]
                 worker = JsonProcess(command, "the figure worker", timeout=600)
                 while True:
                     with lock:

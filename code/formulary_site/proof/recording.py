@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from formulary_site.definitions import Definition, Definitions
-from formulary_site.evidence import Entry, Evidence, Outcome, Shown, Tests
-from formulary_site.proof import Test
+from formulary_site.proof.evidence import Entry, Evidence, Outcome, Shown, Tests
+from formulary_site.proof.links import Test
 from formulary_site.registry import Formula
 
 Place = tuple[str, int]  # a code object's file and first line

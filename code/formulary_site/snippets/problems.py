@@ -2,7 +2,7 @@
 
 from formulary_site.definitions import Definition
 from formulary_site.problems import Problem, SourceError
-from formulary_site.snippet_source import Source, parse
+from formulary_site.snippets.source import Source, parse
 
 
 def source_of(definition: Definition) -> Source:

@@ -5,7 +5,7 @@ import re
 import tokenize
 from collections.abc import Iterable, Iterator
 
-from formulary_site.snippet_source import Edit, Source, Token
+from formulary_site.snippets.source import Edit, Source, Token
 
 WIDTH = 100  # the line length of pyproject.toml
 

@@ -23,12 +23,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from formulary_site import forks
 from formulary_site.definitions import PACKAGE, Definition, Definitions
-from formulary_site.mutations import Mutant, mutants
 from formulary_site.problems import Problem, SourceError
 from formulary_site.project import Project
-from formulary_site.proof import Test, tests_of
+from formulary_site.proof import forks
+from formulary_site.proof.links import Test, tests_of
+from formulary_site.proof.mutations import Mutant, mutants
 
 Excuse = tuple[str, str]  # file and changed line
 Group = tuple[str, ...]  # node ids of the tests that prove one object

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from formulary_site.definitions import PACKAGE, Definition, Definitions
 from formulary_site.problems import Problem
 from formulary_site.project import Project
-from formulary_site.test_files import TestFile
+from formulary_site.proof.test_files import TestFile
 
 Kind = Literal["oracle", "property", "negative"]
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from formulary_site.definitions import PACKAGE
-from formulary_site.mutations import Mutant
 from formulary_site.project import Project
+from formulary_site.proof.mutations import Mutant
 
 _MEMORY = 12 << 30  # a changed size must not take the machine with it
 

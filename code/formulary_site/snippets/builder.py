@@ -7,12 +7,12 @@ from pathlib import Path
 
 from formulary_site.definitions import PACKAGE, Definition, Definitions
 from formulary_site.problems import Problem, SourceError
-from formulary_site.snippet_example import ExampleError, Step, imported, plain_code, read_example
-from formulary_site.snippet_imports import check_inner_imports, import_block
-from formulary_site.snippet_names import RENAME, NameClashError, chains, final_names, replacements
-from formulary_site.snippet_problems import refusal, relative, source_of
-from formulary_site.snippet_rewrite import rewrite
-from formulary_site.snippet_source import parse
+from formulary_site.snippets.example import ExampleError, Step, imported, plain_code, read_example
+from formulary_site.snippets.imports import check_inner_imports, import_block
+from formulary_site.snippets.names import RENAME, NameClashError, chains, final_names, replacements
+from formulary_site.snippets.problems import refusal, relative, source_of
+from formulary_site.snippets.rewrite import rewrite
+from formulary_site.snippets.source import parse
 
 SITE = "Incoming Transmission"
 

@@ -12,7 +12,7 @@ from typing import Literal
 from formulary_site.definitions import Definitions
 from formulary_site.problems import Problem
 from formulary_site.project import Project
-from formulary_site.proof import Test
+from formulary_site.proof.links import Test
 from formulary_site.registry import Formula
 
 Outcome = Literal["passed", "failed", "skipped", "not-executed", "missing"]

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from formulary_site import proof, registry
+from formulary_site import registry
 from formulary_site.definitions import PACKAGE, Definitions
-from formulary_site.evidence import Evidence
 from formulary_site.project import Project
-from formulary_site.recording import Record, largest_difference, update
+from formulary_site.proof import links
+from formulary_site.proof.evidence import Evidence
+from formulary_site.proof.recording import Record, largest_difference, update
 
 _KEY = "formulary"
 _CODES = pytest.StashKey[set[CodeType]]()
@@ -95,7 +96,7 @@ class Recorder:
 
     def _write(self) -> str:
         definitions = Definitions.load(self.project)
-        tests = proof.tests_of(self.project, definitions)
+        tests = links.tests_of(self.project, definitions)
         expected = {test.node_id for group in tests.values() for test in group}
         absent = expected - self.records.keys()
         if self.partial or absent:

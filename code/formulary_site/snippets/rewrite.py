@@ -4,8 +4,8 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 
-from formulary_site.snippet_signature import signature
-from formulary_site.snippet_source import Edit, Source, dotted
+from formulary_site.snippets.signature import signature
+from formulary_site.snippets.source import Edit, Source, dotted
 
 _KINDS = (("Bool", "布尔"), ("Complex", "复数"), ("Int", "整数"), ("UInt", "整数"))
 

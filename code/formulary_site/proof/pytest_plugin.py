@@ -18,6 +18,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--evidence"):
-        from formulary_site.recorder import Recorder
+        from formulary_site.proof.recorder import Recorder
 
         config.pluginmanager.register(Recorder(config), "formulary-recorder")

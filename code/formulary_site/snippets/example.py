@@ -5,8 +5,8 @@ import doctest
 import re
 from dataclasses import dataclass
 
-from formulary_site.snippet_signature import WIDTH
-from formulary_site.snippet_source import Import, bound_by
+from formulary_site.snippets.signature import WIDTH
+from formulary_site.snippets.source import Import, bound_by
 
 TITLE = "示例"
 _MARK = f"# {TITLE}"

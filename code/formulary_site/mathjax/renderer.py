@@ -9,12 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from formulary_site.formula_cache import FormulaCache, Rendered
 from formulary_site.json_process import JsonProcess
+from formulary_site.mathjax.cache import FormulaCache, Rendered
 from formulary_site.node import NodeError, find_node, install
 from formulary_site.project import Project
 
-SOURCE = Path(__file__).parent / "mathjax_worker"
+SOURCE = Path(__file__).parent / "worker"
 FONTS = Path("node_modules", "@mathjax", "mathjax-newcm-font", "chtml", "woff2")
 BATCH = 100
 """Formulas a message: few enough that one answer is quick, many enough to amortise it."""

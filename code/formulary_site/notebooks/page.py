@@ -11,7 +11,7 @@ from bs4.element import NavigableString, Tag
 from markdown.extensions.toc import slugify_unicode, unique
 
 from formulary_site.card import relative
-from formulary_site.mathjax import TeXError
+from formulary_site.mathjax.renderer import TeXError
 from formulary_site.problems import Problem, SourceError
 from formulary_site.site import Site
 

@@ -1,0 +1,1 @@
+"""Typesets TeX at build time, with MathJax in a Node process."""

@@ -1,0 +1,1 @@
+"""Binds tests to the objects they prove, and keeps the evidence."""

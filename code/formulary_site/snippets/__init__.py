@@ -1,0 +1,1 @@
+"""Builds the runnable versions that readers copy, and runs them in isolation."""
