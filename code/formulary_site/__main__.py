@@ -23,11 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     publish.add_argument("folder", type=Path, metavar="FOLDER", help="the built site")
     notebooks = commands.add_parser("notebooks", help="run the notebooks that are not fresh")
     notebooks.add_argument("--all", action="store_true", help="run the fresh ones, too")
-    mutants = commands.add_parser(
-        "mutants", add_help=False, help="change each counterpart; does a test notice?"
-    )
-    mutants.add_argument("arguments", nargs=argparse.REMAINDER, help="see `mutants --help`")
-    options = parser.parse_args(arguments)
+    # Has options of its own, `mutants --help` among them
+    mutants = "change each counterpart; does a test notice?"
+    commands.add_parser("mutants", add_help=False, help=mutants)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "mutants":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         site = Site(Project.find()).make_current()
     except FileNotFoundError as error:
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case _:
                 from formulary_site.proof import mutants as mutation
 
-                return mutation.main(site.project, options.arguments)
+                return mutation.main(site.project, rest)
     finally:
         site.close()
 

@@ -5,6 +5,7 @@ It works under any builder that runs Python-Markdown. What a fence must look lik
 that it can never end up as text on a page.
 """
 
+import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +20,10 @@ from pymdownx.superfences import SuperFencesException
 
 from formulary_site import card
 from formulary_site.mathjax.renderer import TeXError
-from formulary_site.registry import FENCES, OPTIONAL
+from formulary_site.registry import FENCES, OPTIONAL, Page
 from formulary_site.site import Site
 
+_ORDINAL = re.compile("（[一二三四五六七八九十]+）")
 _INLINE = re.compile(r"\\\((.*)\\\)", re.DOTALL)
 
 
@@ -232,13 +234,22 @@ class _CrossReferences(Treeprocessor):
             link.set("class", "fm-reference")
             if page == facts.page:
                 link.text = label
-            elif self._urls:
-                link.text = f"{registry.by_path[page].title} {label}"
+                continue
+            other = registry.by_path[page]
+            link.text = f"{_page_label(other, facts.page)}{label}"
+            link.set("title", other.title)
+            if self._urls:
                 link.set("href", card.relative(url, facts.url))
             else:
                 # Builders resolve links between source files, and blog excerpts re-base them
-                link.text = f"《{registry.by_path[page].title}》{label}"
                 link.set("href", card.relative(page, facts.page, folders=False) + target)
+
+
+def _page_label(page: Page, here: str) -> str:
+    """How another page is called: by its ordinal within a series, else by its title."""
+    ordinal = _ORDINAL.search(page.title)
+    same_series = posixpath.dirname(page.path) == posixpath.dirname(here)
+    return ordinal[0] if ordinal and same_series else f"《{page.title}》"
 
 
 class _Facts(Treeprocessor):

@@ -229,7 +229,7 @@ def test_the_version_is_the_installed_one(project: Project) -> None:
 
 
 def test_the_lock_pins_contents_and_names_no_host() -> None:
-    text = (renderer.SOURCE / "package-lock.json").read_text("utf-8")
+    text = (module.SOURCE / "package-lock.json").read_text("utf-8")
     assert "//" not in text
     assert "resolved" not in text
     packages = json.loads(text)["packages"]

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from formulary.rope.frequencies import inverse_frequencies
-from formulary.rope.ramp import rotation_ramp
+from formulary.rope.ramp import _require_positive, rotation_ramp
 from formulary.rope.scaling import linear_frequencies
 
 
@@ -49,8 +49,8 @@ def by_parts_frequencies(
         >>> [round(value, 6) for value in theta.tolist()]
         [1.0, 0.006252]
     """
+    interpolated = linear_frequencies(d, base, factor, dtype)  # 兼查 d、base 与 factor
     theta = inverse_frequencies(d, float(base), dtype)
-    interpolated = linear_frequencies(d, base, factor, dtype)
     gamma = _ramp(theta, original_max_position_embeddings, alpha, beta)
     return (1 - gamma) * interpolated + gamma * theta
 
@@ -89,9 +89,9 @@ def wavelength_by_parts_frequencies(
         >>> [round(value, 6) for value in theta.tolist()]
         [1.0, 0.004001]
     """
+    stretched = 2 * math.pi / linear_frequencies(d, base, factor, dtype)  # 兼查参数
     theta = inverse_frequencies(d, float(base), dtype)
     wavelength = 2 * math.pi / theta
-    stretched = 2 * math.pi / linear_frequencies(d, base, factor, dtype)
     gamma = _ramp(theta, original_max_position_embeddings, alpha, beta)
     return 2 * math.pi / ((1 - gamma) * stretched + gamma * wavelength)
 
@@ -100,6 +100,5 @@ def _ramp(
     theta: Float[Tensor, " pairs"], length: int, alpha: float | int, beta: float | int
 ) -> Float[Tensor, " pairs"]:
     """各对特征的斜坡 γ(r_i)，先检查训练长度。"""
-    if not length > 0:
-        raise ValueError(f"original_max_position_embeddings 必须是正数，得到 {length}")
+    _require_positive("original_max_position_embeddings", length)
     return rotation_ramp(length * theta / (2 * math.pi), alpha, beta)

@@ -155,7 +155,7 @@ def rotation_flops(batch: int, heads: int, tokens: int, d: int) -> int:
 
 
 def rotation_share(batch: int, heads: int, tokens: int, d: int) -> float:
-    r"""旋转的运算量与打分 QKᵀ 的运算量之比。
+    r"""旋转的运算量与内积 QKᵀ 的运算量之比。
 
     Args:
         batch: 批次大小 B。

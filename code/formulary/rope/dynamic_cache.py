@@ -1,7 +1,7 @@
 """动态 NTK 与 KV 缓存：缓存里的键还留着旧频率时，分数里多出的相位。
 
 约定:
-    查询在位置 m，用当前频率 θ_i；键在位置 n，旋转时用的是旧频率；相位以弧度计。
+    查询在位置 m，用当前频率 θ'_i；键在位置 n，旋转时用的是旧频率 θ°_i；相位以弧度计。
 """
 
 from jaxtyping import Float, Num
@@ -19,11 +19,11 @@ def stale_key_phases(
     Args:
         query_position: 查询的位置 m（步）。
         key_positions: 各个键的位置 n（步）。
-        current: 当前的角频率 θ_i（弧度/步）。
-        cached: 键写入缓存时的角频率（弧度/步）。
+        current: 当前的角频率 θ'_i（弧度/步）。
+        cached: 键写入缓存时的角频率 θ°_i（弧度/步）。
 
     Returns:
-        (m-n)·θ_i + n·(θ_i - 旧 θ_i)；频率没变时第二项是 0。
+        (m-n)·θ'_i + n·(θ'_i - θ°_i)；频率没变时第二项是 0。
 
     Raises:
         ValueError: 两组频率的长度不同。

@@ -95,7 +95,7 @@ def rotation() -> Figure:
     figure, axes = plt.subplots(
         1, 2, figsize=(7.2, 3.0), layout="constrained", sharex=True, sharey=True
     )
-    for panel, (m, n) in zip(axes, ((4.0, 1.0), (9.0, 6.0)), strict=True):
+    for panel, (m, n) in zip(axes, ((4.0, 1.0), (8.0, 5.0)), strict=True):
         tips = []
         for vector, position, name, color in ((q, m, "q", "C0"), (k, n, "k", "C1")):
             trail = torch.stack([rotate_pair(vector, float(step), theta) for step in range(13)])
@@ -118,7 +118,7 @@ def rotation() -> Figure:
         middle = angles[20]
         degrees = torch.rad2deg(end - start).item()
         panel.annotate(
-            f"{degrees:.0f}°", (0.4 * middle.cos(), 0.4 * middle.sin()), color="C2", ha="center"
+            f"{degrees:.0f}°", (0.47 * middle.cos(), 0.47 * middle.sin()), color="C2", ha="center"
         )
         score = score_by_offset(q, k, m - n, theta).item()
         panel.set(title=f"m = {m:.0f}，n = {n:.0f}，内积 {score:.3f}", aspect="equal")

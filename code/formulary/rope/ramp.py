@@ -45,12 +45,9 @@ def unseen_angles(
             f"scaled 的形状必须与 original 的 {tuple(original.shape)} 相同，"
             f"得到 {tuple(scaled.shape)}"
         )
-    if not 1 <= factor < math.inf:
-        raise ValueError(f"factor 必须是不小于 1 的有限数，得到 factor={factor}")
-    if not original_max_position_embeddings > 0:
-        raise ValueError(
-            f"original_max_position_embeddings 必须是正数，得到 {original_max_position_embeddings}"
-        )
+    if not 1 <= _number(factor) < math.inf:
+        raise ValueError(f"factor 必须是不小于 1 的有限数，得到 factor={factor!r}")
+    _require_positive("original_max_position_embeddings", original_max_position_embeddings)
     rotations = original_max_position_embeddings * original / (2 * math.pi)
     return (rotations < 1) & (factor * scaled > original * (1 + 1e-5))
 
@@ -78,7 +75,7 @@ def rotation_ramp(
         >>> rotation_ramp(torch.tensor([0.5, 16.5, 40.0])).tolist()
         [0.0, 0.5, 1.0]
     """
-    if not 0 <= alpha < beta < math.inf:
+    if not 0 <= _number(alpha) < _number(beta) < math.inf:
         raise ValueError(f"alpha 与 beta 必须满足 0 ≤ alpha < beta，得到 {alpha} 与 {beta}")
     return ((rotations - alpha) / (beta - alpha)).clamp(0, 1)
 
@@ -98,7 +95,7 @@ def rotation_index(
         下标 j(ρ)；没有哪一对转得这么快时是负数。
 
     Raises:
-        ValueError: d 不是正偶数，base 不大于 1，L 或 rotations 不是正数。
+        ValueError: d 不是正偶数，base 不大于 1，L 或 rotations 不是正数，或二者之比超出双精度。
 
     出处:
         jquesnelle/yarn, `find_correction_dim`。
@@ -107,17 +104,15 @@ def rotation_index(
         >>> round(rotation_index(128, 10000.0, 4096, 32), 2)
         20.94
     """
-    if d < 2 or d % 2:
-        raise ValueError(f"d 必须是正偶数（每两维为一对），得到 d={d}")
-    if not 1 < base < math.inf:
-        raise ValueError(f"base 必须是大于 1 的有限数（要除以 ln base），得到 base={base}")
-    if not original_max_position_embeddings > 0:
-        raise ValueError(
-            f"original_max_position_embeddings 必须是正数，得到 {original_max_position_embeddings}"
-        )
-    if not 0 < rotations < math.inf:
-        raise ValueError(f"rotations 必须是正数，得到 rotations={rotations}")
+    if not isinstance(d, int) or d < 2 or d % 2:
+        raise ValueError(f"d 必须是正偶数（每两维为一对），得到 d={d!r}")
+    if not 1 < _number(base) < math.inf:
+        raise ValueError(f"base 必须是大于 1 的有限数（要除以 ln base），得到 base={base!r}")
+    _require_positive("original_max_position_embeddings", original_max_position_embeddings)
+    _require_positive("rotations", rotations)
     turns = original_max_position_embeddings / (rotations * 2 * math.pi)
+    if not 0 < turns < math.inf:
+        raise ValueError(f"rotations 与训练长度之比超出双精度的范围，得到 rotations={rotations!r}")
     return d * math.log(turns) / (2 * math.log(base))
 
 
@@ -145,7 +140,8 @@ def index_ramp(
         斜坡 γ_i，从 1 降到 0。
 
     Raises:
-        ValueError: beta_slow 不是正数或不小于 beta_fast，或其余参数无意义。
+        ValueError: beta_fast 不是有限的正数，beta_slow 不是正数或不小于 beta_fast，
+            或其余参数无意义。
 
     约定:
         端点夹在 0 与 d-1 之间（原代码如此，不是 d/2-1）；两端点相等时退化成一级台阶。
@@ -157,10 +153,11 @@ def index_ramp(
         >>> index_ramp(8, 10000.0, 4096, beta_fast=32, beta_slow=4).tolist()
         [1.0, 1.0, 0.5, 0.0]
     """
-    if not 0 < beta_slow < beta_fast:
+    _require_positive("beta_fast", beta_fast)
+    if not 0 < _number(beta_slow) < beta_fast:
         raise ValueError(
             "beta_slow 必须是小于 beta_fast 的正数，"
-            f"得到 beta_slow={beta_slow}，beta_fast={beta_fast}"
+            f"得到 beta_slow={beta_slow!r}，beta_fast={beta_fast!r}"
         )
     low = rotation_index(d, base, original_max_position_embeddings, beta_fast)
     high = rotation_index(d, base, original_max_position_embeddings, beta_slow)
@@ -171,3 +168,19 @@ def index_ramp(
         high += 1  # 下标是整数，与原代码加 0.001 结果相同
     index = torch.arange(d // 2, dtype=dtype)
     return 1 - ((index - low) / (high - low)).clamp(0, 1)
+
+
+def _number(value: float | int) -> float:
+    """换成 float 再比较：真假值、字符串、None 与双精度放不下的整数都成为 NaN，过不了比较。"""
+    if isinstance(value, bool | str):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, OverflowError):
+        return math.nan
+
+
+def _require_positive(name: str, value: float | int) -> None:
+    """拒绝不是有限正数的参数。"""
+    if not 0 < _number(value) < math.inf:
+        raise ValueError(f"{name} 必须是有限的正数，得到 {name}={value!r}")

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from formulary.rope.frequencies import inverse_frequencies
-from formulary.rope.ramp import index_ramp
+from formulary.rope.ramp import _number, _require_positive, index_ramp
 
 
 def linear_frequencies(
@@ -42,6 +42,7 @@ def linear_frequencies(
         [0.25, 0.0025]
     """
     _require_factor(factor)
+    _require_positive("base", base)
     return inverse_frequencies(d, float(base), dtype) / factor
 
 
@@ -60,7 +61,7 @@ def ntk_frequencies(
         角频率 θ_i·s^(-2i/(d-2))。
 
     Raises:
-        ValueError: d 不是不小于 4 的偶数，base 不是正数，或 factor 小于 1。
+        ValueError: d 不是不小于 4 的偶数，base 不是正数，factor 小于 1，或新底数超出双精度。
 
     约定:
         d = 2 时唯一的一对既是最高频又是最低频，两个要求矛盾，因此不接受。
@@ -74,7 +75,7 @@ def ntk_frequencies(
     """
     _require_factor(factor)
     _require_two_pairs(d)
-    return inverse_frequencies(d, base * factor ** (d / (d - 2)), dtype)
+    return inverse_frequencies(d, _stretched_base(d, base, factor), dtype)
 
 
 def dynamic_ntk_frequencies(
@@ -99,7 +100,7 @@ def dynamic_ntk_frequencies(
         底数为 base·(α·ℓ/L - α + 1)^(d/(d-2)) 的角频率，其中 ℓ 至少取 L。
 
     Raises:
-        ValueError: d 不是不小于 4 的偶数，factor 小于 1，或其余参数不是正数。
+        ValueError: d 不是不小于 4 的偶数，factor 小于 1，其余参数不是正数，或新底数超出双精度。
 
     出处:
         Hugging Face transformers 5.23.0, `_compute_dynamic_ntk_parameters`。
@@ -114,8 +115,8 @@ def dynamic_ntk_frequencies(
     _require_positive("max_position_embeddings", max_position_embeddings)
     _require_positive("seq_len", seq_len)
     length = max(seq_len, max_position_embeddings)
-    stretch = factor * length / max_position_embeddings - (factor - 1)
-    return inverse_frequencies(d, base * stretch ** (d / (d - 2)), dtype)
+    stretch = float(factor) * length / max_position_embeddings - (factor - 1)
+    return inverse_frequencies(d, _stretched_base(d, base, stretch), dtype)
 
 
 def yarn_frequencies(
@@ -195,8 +196,8 @@ def yarn_attention_factor(
     """
     _require_factor(factor)
     for name, weight in (("mscale", mscale), ("mscale_all_dim", mscale_all_dim)):
-        if weight is not None and not 0 <= weight < math.inf:
-            raise ValueError(f"{name} 必须是 None 或非负数，得到 {name}={weight}")
+        if weight is not None and not 0 <= _number(weight) < math.inf:
+            raise ValueError(f"{name} 必须是 None 或非负的有限数，得到 {name}={weight!r}")
     if mscale and mscale_all_dim:
         log_factor = 0.1 * math.log(factor)
         return (mscale * log_factor + 1) / (mscale_all_dim * log_factor + 1)
@@ -239,11 +240,13 @@ def llama3_frequencies(
         [1.0, 0.005001]
     """
     _require_factor(factor)
+    _require_positive("base", base)
     _require_positive("original_max_position_embeddings", original_max_position_embeddings)
-    if not 0 < low_freq_factor < high_freq_factor < math.inf:
+    _require_positive("high_freq_factor", high_freq_factor)
+    if not 0 < _number(low_freq_factor) < high_freq_factor:
         raise ValueError(
             "low_freq_factor 必须是小于 high_freq_factor 的正数，"
-            f"得到 low_freq_factor={low_freq_factor}，high_freq_factor={high_freq_factor}"
+            f"得到 low_freq_factor={low_freq_factor!r}，high_freq_factor={high_freq_factor!r}"
         )
     theta = inverse_frequencies(d, float(base), dtype)
     wavelength = 2 * math.pi / theta
@@ -255,17 +258,20 @@ def llama3_frequencies(
 
 def _require_factor(factor: float | int) -> None:
     """拒绝小于 1、无穷大或非数的长度倍数。"""
-    if not 1 <= factor < math.inf:
-        raise ValueError(f"factor 必须是不小于 1 的有限数，得到 factor={factor}")
+    if not 1 <= _number(factor) < math.inf:
+        raise ValueError(f"factor 必须是不小于 1 的有限数，得到 factor={factor!r}")
 
 
 def _require_two_pairs(d: int) -> None:
-    """拒绝只有一对的 d = 2：换底数时最高频与最低频必须是不同的两对。"""
-    if d == 2:
-        raise ValueError("d 必须是不小于 4 的偶数（至少两对，指数是 d/(d-2)），得到 d=2")
+    """拒绝奇数与只有一对的 d = 2：换底数时最高频与最低频必须是不同的两对。"""
+    if not isinstance(d, int) or d < 4 or d % 2:
+        raise ValueError(f"d 必须是不小于 4 的偶数（至少两对，指数是 d/(d-2)），得到 d={d!r}")
 
 
-def _require_positive(name: str, value: float | int) -> None:
-    """拒绝不是有限正数的长度。"""
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} 必须是正数，得到 {name}={value}")
+def _stretched_base(d: int, base: float | int, stretch: float | int) -> float:
+    """换底数：base·stretch^(d/(d-2))；先查底数，再拒绝双精度放不下的结果。"""
+    _require_positive("base", base)
+    power = d / (d - 2)
+    if not math.log(base) + power * math.log(stretch) < 709:  # e^709 还放得下
+        raise ValueError(f"factor 太大（或长度太长）：新底数超出双精度，有效倍数是 {stretch}")
+    return base * stretch**power

@@ -57,7 +57,9 @@ def run(project: Project, definitions: Definitions, everything: bool = False) ->
         try:
             client.execute()
         except CellExecutionError as error:
-            problem = _failing(project, path, notebook, client.code_cells_executed - 1)
+            cells = enumerate(_cells(notebook, "code"))
+            number = next(number for number, cell in cells if _raised(cell))
+            problem = _failing(project, path, notebook, number)
             print(f"{problem}\n\n{error}", file=sys.stderr)
             failed = 1
             continue
@@ -100,7 +102,7 @@ def _problems(
                 "move the formula to the article and refer to it",
             )
     for number, cell in enumerate(_cells(notebook, "code")):
-        if any(output.output_type == "error" for output in cell.outputs):
+        if _raised(cell):
             yield _failing(project, path, notebook, number)
         if not cell.metadata.get("alt") and any(
             name.startswith("image/") for output in cell.outputs for name in output.get("data", ())
@@ -141,6 +143,10 @@ def _failing(project: Project, path: Path, notebook: Any, number: int) -> Proble
         f"code cell {number + 1} raises; it begins with {first!r}",
         f"mend the cell or the code it runs, then {MAKE}",
     )
+
+
+def _raised(cell: Any) -> bool:
+    return any(output.output_type == "error" for output in cell.outputs)
 
 
 def _cells(notebook: Any, kind: str) -> list[Any]:

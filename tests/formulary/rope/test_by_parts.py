@@ -82,7 +82,9 @@ def test_by_parts_frequencies__differs_from_intent_on_short_training_length() ->
         ({"d": 7}, "d"),
         ({"base": 0}, "base"),
         ({"factor": 0.5}, "factor"),
+        ({"base": "1e4"}, "base"),
         ({"original_max_position_embeddings": 0}, "original_max_position_embeddings"),
+        ({"original_max_position_embeddings": math.inf}, "original_max_position_embeddings"),
         ({"alpha": 32}, "alpha"),
     ],
 )

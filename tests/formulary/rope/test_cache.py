@@ -406,7 +406,7 @@ def test_decode_rotation_flops__matches_counted_operations() -> None:
 
 
 def test_decode_rotation_flops__equals_worked_example() -> None:
-    """n = 4096、d = 128：768 对 1573248，后者是同一步打分运算量的约 1.5 倍。"""
+    """n = 4096、d = 128：768 对 1573248，后者是同一步内积运算量的约 1.5 倍。"""
     assert decode_rotation_flops(4096, 128) == (768, 1573248)
     assert round(1573248 / count_scores(1, 4096, 128), 4) == 1.5004
 

@@ -312,17 +312,18 @@ def test_score_by_offset__equals_worked_example() -> None:
 
 
 def test_score_by_offset__differs_from_printed_derivation_with_stray_factor() -> None:
-    """余弦的辐角写成 (m - n)mθ 时，相对位置相同的两对位置给出不同的数。"""
+    """余弦的辐角写成 (m - n)mθ 时，相对位置相同而数不同；m = 1 或 m = n 时碰巧正确。"""
     q, k = _pairs(7)
 
     def printed(m: float, n: float) -> Tensor:
-        """labml.ai 页面推导末段的写法，其余笔误已改正，只留下多出来的 m。"""
+        """labml.ai 页面推导末段的写法：第二个括号里的余弦多出一个 m。"""
         angle = (m - n) * THETA
         first = (q[:, 0] * math.cos(angle) - q[:, 1] * math.sin(angle)) * k[:, 0]
         second = (q[:, 1] * math.cos(angle * m) + q[:, 0] * math.sin(angle)) * k[:, 1]
         return first + second
 
-    torch.testing.assert_close(printed(1, 0), score_by_offset(q, k, 1.0, THETA))  # m = 1 时碰巧对
+    torch.testing.assert_close(printed(1, 0), score_by_offset(q, k, 1.0, THETA))
+    torch.testing.assert_close(printed(4, 4), score_by_offset(q, k, 0.0, THETA))
     assert (printed(5, 3) - score_by_offset(q, k, 2.0, THETA)).abs().max() > 0.1
     assert (printed(5, 3) - printed(9, 7)).abs().max() > 0.1
 
@@ -330,15 +331,11 @@ def test_score_by_offset__differs_from_printed_derivation_with_stray_factor() ->
 def test_score_by_offset__differs_from_printed_derivation_with_wrong_subscript() -> None:
     """把 k 的第二个分量误写成第一个（x^(2)_m x^(1)_n cos）时，相对位置为 0 也得不到点积。"""
     q, k = _pairs(7)
-    angle = 2 * THETA
-    cos, sin = math.cos(angle), math.sin(angle)
-    middle_line = q[:, 0] * k[:, 0] * cos + q[:, 0] * k[:, 1] * sin
-    middle_line = middle_line - q[:, 1] * k[:, 0] * sin + q[:, 1] * k[:, 0] * cos
-    last_line = (q[:, 0] * cos - q[:, 1] * sin) * k[:, 0]
-    last_line = last_line + (q[:, 1] * cos + q[:, 0] * sin) * k[:, 0]
-    correct = score_by_offset(q, k, 2.0, THETA)
-    assert (middle_line - correct).abs().max() > 0.1
-    assert (last_line - correct).abs().max() > 0.1
+    for offset in (0.0, 2.0):
+        cos, sin = math.cos(offset * THETA), math.sin(offset * THETA)
+        printed = q[:, 0] * k[:, 0] * cos + q[:, 0] * k[:, 1] * sin
+        printed = printed - q[:, 1] * k[:, 0] * sin + q[:, 1] * k[:, 0] * cos
+        assert (printed - score_by_offset(q, k, offset, THETA)).abs().max() > 0.1
 
 
 def test_score_by_offset__rejects_other_widths() -> None:

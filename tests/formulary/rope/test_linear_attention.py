@@ -359,6 +359,17 @@ def test_rotating_state_linear_attention__is_invariant_to_future_tokens() -> Non
     torch.testing.assert_close(rotating_state_linear_attention(q, k, v, BASE)[:2], cut)
 
 
+def test_rotating_state_linear_attention__equals_hand_example() -> None:
+    """特征全是 (1, 1)、v = (1, 0)：第 1 步的状态是 (1.3818, -0.3012)，输出是 0.2702。"""
+    zero = torch.zeros(2, 2, dtype=torch.float64)
+    v = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
+    state = [math.cos(1) + math.sin(1), math.cos(1) - math.sin(1)]
+    assert [round(value, 4) for value in state] == [1.3818, -0.3012]
+    out = rotating_state_linear_attention(zero, zero, v)
+    torch.testing.assert_close(out[:, 0].tolist(), [1.0, sum(state) / 4])
+    assert round(out[1, 0].item(), 4) == 0.2702
+
+
 def test_rotating_state_linear_attention__equals_base_10000_by_default() -> None:
     """不写底数时取 10000。"""
     q, k, v = draw(15, causal=True)

@@ -305,6 +305,8 @@ def test_score_change__equals_hand_example() -> None:
     change, bound = score_change(one, one, 1.0, extra)
     torch.testing.assert_close(change.item(), math.cos(2) - math.cos(1))
     assert (round(change.item(), 3), bound.item()) == (-0.956, 1.0)
+    low = torch.arange(257, 513).bfloat16()  # 相距 1 步成了 0 步或 2 步
+    assert low.diff().unique().tolist() == [0.0, 2.0]
 
 
 def test_score_change__equals_worked_example_with_two_pairs() -> None:

@@ -49,7 +49,9 @@ def test_unseen_angles__is_strict_at_both_limits() -> None:
         ((torch.ones(3), torch.ones(4), 2, 8), "scaled"),
         ((torch.ones(4), torch.ones(4), 0.5, 8), "factor"),
         ((torch.ones(4), torch.ones(4), math.inf, 8), "factor"),
+        ((torch.ones(4), torch.ones(4), "2", 8), "factor"),
         ((torch.ones(4), torch.ones(4), 2, 0), "original_max_position_embeddings"),
+        ((torch.ones(4), torch.ones(4), 2, math.inf), "original_max_position_embeddings"),
     ],
 )
 def test_unseen_angles__rejects_bad_arguments(arguments, name) -> None:
@@ -89,7 +91,9 @@ def test_rotation_ramp__is_below_one_for_short_training() -> None:
     assert round(gamma[0], 3) == 0.296
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(-1, 32), (4, 4), (4, 1), (1, math.inf)])
+@pytest.mark.parametrize(
+    ("alpha", "beta"), [(-1, 32), (4, 4), (4, 1), (1, math.inf), ("1", 32), (1, "32")]
+)
 def test_rotation_ramp__rejects_bad_limits(alpha, beta) -> None:
     """负的下界与不大于下界的上界被拒绝。"""
     with pytest.raises(ValueError, match=r"alpha 与 beta"):
@@ -125,10 +129,17 @@ def test_rotation_index__equals_llama_2_endpoints() -> None:
         ((8, -2, 64, 1), "base"),
         ((8, 1e4, 0, 1), "original_max_position_embeddings"),
         ((8, 1e4, 64, 0), "rotations"),
+        (("8", 1e4, 64, 1), "d"),
+        ((8, "1e4", 64, 1), "base"),
+        ((8, 10**400, 64, 1), "base"),
+        ((8, 1e4, True, 1), "original_max_position_embeddings"),
+        ((8, 1e4, None, 1), "original_max_position_embeddings"),
+        ((8, 1e4, 1, 1e308), "rotations"),
+        ((8, 1e4, 1e300, 1e-300), "rotations"),
     ],
 )
 def test_rotation_index__rejects_bad_arguments(arguments, name) -> None:
-    """奇数的 d、不大于 1 的底数、非正的长度与圈数被拒绝。"""
+    """奇数的 d、不大于 1 的底数、非正的长度与圈数、不是数的参数、过于悬殊的比都被拒绝。"""
     with pytest.raises(ValueError, match=f"^{name} "):
         rotation_index(*arguments)
 
@@ -183,7 +194,10 @@ def test_index_ramp__limit_equal_endpoints() -> None:
         ({"original_max_position_embeddings": -1}, "original_max_position_embeddings"),
         ({"beta_slow": 32}, "beta_slow"),
         ({"beta_slow": -1}, "beta_slow"),
-        ({"beta_fast": math.inf}, "rotations"),
+        ({"beta_slow": "1"}, "beta_slow"),
+        ({"beta_fast": math.inf}, "beta_fast"),
+        ({"beta_fast": math.nan}, "beta_fast"),
+        ({"beta_fast": 0}, "beta_fast"),
     ],
 )
 def test_index_ramp__rejects_bad_arguments(changes, name) -> None:

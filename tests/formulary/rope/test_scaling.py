@@ -75,10 +75,18 @@ def test_linear_frequencies__limit_factor_one() -> None:
         (4, 1e4, 0.9, "factor"),
         (4, 1e4, math.nan, "factor"),
         (4, 1e4, math.inf, "factor"),
+        (4, 1e4, True, "factor"),
+        (4, 1e4, "2", "factor"),
+        (4, 1e4, None, "factor"),
+        (4, 1e4, 10**400, "factor"),
+        (4, "1e4", 2, "base"),
+        (4, True, 2, "base"),
+        (4, math.nan, 2, "base"),
+        ("4", 1e4, 2, "d"),
     ],
 )
 def test_linear_frequencies__rejects_bad_arguments(d, base, factor, name) -> None:
-    """奇数的 d、非正的 base、小于 1 的 factor 都被拒绝，错误指名参数。"""
+    """奇数的 d、非正的 base、小于 1 的 factor，以及不是数的参数都被拒绝，错误指名参数。"""
     with pytest.raises(ValueError, match=f"^{name} "):
         linear_frequencies(d, base, factor)
 
@@ -141,10 +149,15 @@ def test_ntk_frequencies__differs_from_pure_interpolation() -> None:
         (2, 1e4, 2, "d"),
         (8, 0, 2, "base"),
         (8, 1e4, 0.99, "factor"),
+        ("8", 1e4, 2, "d"),
+        (8.0, 1e4, 2, "d"),
+        (8, "1e4", 2, "base"),
+        (4, 1e4, 1e160, "factor"),
+        (4, 1e308, 2, "factor"),
     ],
 )
 def test_ntk_frequencies__rejects_bad_arguments(d, base, factor, name) -> None:
-    """奇数的 d、只有一对的 d = 2、非正的 base、小于 1 的 factor 都被拒绝。"""
+    """奇数的 d、只有一对的 d = 2、非正的 base、小于 1 或大得放不下的 factor 都被拒绝。"""
     with pytest.raises(ValueError, match=f"^{name} "):
         ntk_frequencies(d, base, factor)
 
@@ -203,6 +216,9 @@ def test_dynamic_ntk_frequencies__differs_from_fixed_target_length() -> None:
         ((8, 1e4, 2, 64, 0), "seq_len"),
         ((8, 1e4, 2, 64, -1), "seq_len"),
         ((8, 1e4, 2, 64, math.inf), "seq_len"),
+        ((8, 1e4, 2, 64, "64"), "seq_len"),
+        ((8, 1e4, 2, True, 64), "max_position_embeddings"),
+        ((8, 1e4, 10**300, 1, 10**300), "factor"),
     ],
 )
 def test_dynamic_ntk_frequencies__rejects_bad_arguments(arguments, name) -> None:
@@ -289,6 +305,9 @@ def test_yarn_frequencies__differs_from_paper_on_short_training_length() -> None
         ({"beta_slow": 32}, "beta_slow"),
         ({"beta_slow": 0}, "beta_slow"),
         ({"beta_fast": 0.5}, "beta_slow"),
+        ({"beta_fast": math.inf}, "beta_fast"),
+        ({"original_max_position_embeddings": math.inf}, "original_max_position_embeddings"),
+        ({"d": None}, "d"),
     ],
 )
 def test_yarn_frequencies__rejects_bad_arguments(changes, name) -> None:
@@ -335,6 +354,8 @@ def test_yarn_attention_factor__is_one_for_equal_weights() -> None:
         ((2, -1.0, 1.0), "mscale"),
         ((2, 1.0, -1.0), "mscale_all_dim"),
         ((2, 1.0, math.inf), "mscale_all_dim"),
+        ((2, "1", 1.0), "mscale"),
+        ((2, 1.0, True), "mscale_all_dim"),
     ],
 )
 def test_yarn_attention_factor__rejects_bad_arguments(arguments, name) -> None:
@@ -420,7 +441,10 @@ def test_llama3_frequencies__equals_article_table() -> None:
         ((8, 1e4, 8, 4, 4, 64), "low_freq_factor"),
         ((8, 1e4, 8, 4, 1, 64), "low_freq_factor"),
         ((8, 1e4, 8, 0, 4, 64), "low_freq_factor"),
-        ((8, 1e4, 8, 1, math.inf, 64), "low_freq_factor"),
+        ((8, 1e4, 8, "1", 4, 64), "low_freq_factor"),
+        ((8, 1e4, 8, 1, math.inf, 64), "high_freq_factor"),
+        ((8, 1e4, 8, 1, -4, 64), "high_freq_factor"),
+        ((8, "1e4", 8, 1, 4, 64), "base"),
         ((8, 1e4, 8, 1, 4, 0), "original_max_position_embeddings"),
     ],
 )

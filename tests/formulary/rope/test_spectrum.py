@@ -128,6 +128,7 @@ def test_digits__preserves_number() -> None:
     weights = torch.tensor([1, 8, 64])
     assert torch.equal((digits(n, 8, 3) * weights).sum(-1), n)
     assert digits(torch.tensor([2718]), 10, 4).tolist() == [[8, 1, 7, 2]]
+    assert digits(torch.tensor([2718]), 10, 1).tolist() == [[8]]
 
 
 @pytest.mark.parametrize(("n", "radix", "count"), [(5, 1, 3), (5, 10, 0), (-1, 10, 3)])
