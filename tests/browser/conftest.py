@@ -93,7 +93,7 @@ class Reader:
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         self.page.on("request", lambda request: self._request(request.url))
-        self.page.on("requestfailed", lambda request: self.complaints.append(f"lost {request.url}"))
+        self.page.on("requestfailed", self._lost)
         self.page.on(
             "response",
             lambda reply: (
@@ -108,6 +108,10 @@ class Reader:
     def _console(self, message: object) -> None:
         if message.type in ("error", "warning"):
             self.complaints.append(f"console: {message.text}")
+
+    def _lost(self, request: object) -> None:
+        if request.failure != "net::ERR_ABORTED":  # as when the reader goes on before it has come
+            self.complaints.append(f"lost {request.url}: {request.failure}")
 
     def _request(self, url: str) -> None:
         if urlsplit(url).scheme.startswith("http") and not url.startswith(self.address):

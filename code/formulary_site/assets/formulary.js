@@ -1,10 +1,10 @@
-// Makes the copy buttons of formula cards work. Without scripts they stay hidden,
-// and nothing else on a card needs a script.
+// Makes the copy buttons work. Without scripts they stay hidden, and nothing else here needs one.
 (() => {
   const texts = {
-    code: (card) => card.querySelector("pre").textContent.replace(/\n?$/, "\n"),
-    latex: (card) => card.dataset.latex,
-    runnable: async (_, button) => {
+    code: (button) =>
+      button.closest(".fm-card, .highlight").querySelector("pre").textContent.replace(/\n*$/, "\n"),
+    latex: (button) => button.closest(".fm").dataset.latex,
+    runnable: async (button) => {
       const reply = await fetch(button.dataset.url);
       if (!reply.ok) throw new Error(`${button.dataset.url}: ${reply.status}`);
       return reply.text();
@@ -14,7 +14,7 @@
   const copy = async (button) => {
     const label = button.textContent;
     try {
-      const text = texts[button.dataset.copy](button.closest(".fm"), button);
+      const text = texts[button.dataset.copy](button);
       if (text instanceof Promise && window.ClipboardItem && navigator.clipboard.write) {
         // Safari allows the clipboard only inside the click; a promised item keeps it open
         const blob = text.then((value) => new Blob([value], { type: "text/plain" }));
@@ -36,7 +36,20 @@
   });
 
   const reveal = () => {
+    // Material leaves these landmarks without a name
+    document.querySelector(".md-search[role=dialog]")?.setAttribute("aria-label", "搜索");
+    for (const nav of document.querySelectorAll("nav.md-nav--primary:not([aria-label])"))
+      nav.setAttribute("aria-label", "文章信息");
     if (!navigator.clipboard) return; // pages from file:// or plain http have none
+    for (const block of document.querySelectorAll(".highlight:not(.fm-card .highlight)")) {
+      if (block.querySelector(".fm-copy")) continue;
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "fm-copy";
+      button.dataset.copy = "code";
+      button.textContent = "复制";
+      block.append(button);
+    }
     for (const button of document.querySelectorAll(".fm-copy[hidden]")) button.hidden = false;
   };
   // Material swaps pages without loading them when instant navigation is on
