@@ -36,7 +36,9 @@
   });
 
   const reveal = () => {
-    // Material leaves these landmarks without a name
+    // Material leaves some landmarks without a name; those inside others are lists, no landmarks
+    for (const nav of document.querySelectorAll(".md-nav .md-nav:not([aria-label]), .md-post__action"))
+      nav.setAttribute("role", "none");
     document.querySelector(".md-search[role=dialog]")?.setAttribute("aria-label", "搜索");
     for (const nav of document.querySelectorAll("nav.md-nav--primary:not([aria-label])"))
       nav.setAttribute("aria-label", "文章信息");

@@ -41,8 +41,9 @@ def notebook_page(site: Site, html: str, path: str, url: str) -> tuple[str, list
     problems: list[Problem] = []
     code = 0
     for cell in rendered.select(".jp-Cell[id]"):
-        if markdown := cell.select_one(".jp-RenderedMarkdown"):
-            page.extend([child.extract() for child in list(markdown.contents)])
+        if "jp-MarkdownCell" in (cell.get("class") or []):
+            for markdown in cell.select(".jp-RenderedMarkdown"):
+                page.extend([child.extract() for child in list(markdown.contents)])
             continue
         page.append(_input(page, cell))
         for output in cell.select(".jp-OutputArea-output"):
