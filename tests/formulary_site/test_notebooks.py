@@ -360,6 +360,16 @@ def test_inline_math_is_typeset_and_nothing_else(page: BeautifulSoup) -> None:
     assert "x=$y$" in [element.get_text() for element in page.find_all("code")]
 
 
+def test_markdown_that_a_cell_prints_is_its_output(project: Project) -> None:
+    printed = shown({"text/markdown": "**结论**", "text/plain": "Markdown"})
+    empty = code("", "empty")
+    drawn = code("draw()", "draw", shown(IMAGE), alt="一条直线")
+    page, _ = render(project, code("tell()", "tell", printed), empty, drawn)
+    assert page.select_one(".highlight code").get_text() == "tell()\n"
+    assert page.select_one(".nb-output strong").get_text() == "结论"
+    assert page.select_one(".nb-output img, .nb-output svg")["alt"] == "一条直线"
+
+
 def test_outputs_are_named_for_who_cannot_see_them(page: BeautifulSoup) -> None:
     image = page.select_one(".nb-output img")
     assert image["alt"] == "一条 <直线>"

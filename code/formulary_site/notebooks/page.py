@@ -35,11 +35,10 @@ def notebook_page(site: Site, html: str, path: str, url: str) -> tuple[str, list
         SourceError: A link leads nowhere, or MathJax refuses a formula.
     """
     notebook = nbformat.read(site.project.docs / path, as_version=4)
-    alts = [cell.metadata.get("alt", "") for cell in notebook.cells if cell.cell_type == "code"]
+    alts = {f"cell-id={cell.id}": cell.metadata.get("alt", "") for cell in notebook.cells}
     rendered = BeautifulSoup(html, "html.parser")
     page = BeautifulSoup("", "html.parser")
     problems: list[Problem] = []
-    code = 0
     for cell in rendered.select(".jp-Cell[id]"):
         if "jp-MarkdownCell" in (cell.get("class") or []):
             for markdown in cell.select(".jp-RenderedMarkdown"):
@@ -47,8 +46,7 @@ def notebook_page(site: Site, html: str, path: str, url: str) -> tuple[str, list
             continue
         page.append(_input(page, cell))
         for output in cell.select(".jp-OutputArea-output"):
-            page.append(_output(page, output, alts[code]))
-        code += 1
+            page.append(_output(page, output, alts.get(str(cell["id"]), "")))
     tokens = _headings(page)
     file = site.project.relative(site.project.docs / path)
     _links(site, page, path, url, file, problems)
