@@ -43,7 +43,7 @@ def abel_bound(
 def mean_partial_sum(
     deltas: Num[Tensor, " N"], d: int, base: float = 10_000.0, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, " N"]:
-    r"""部分和的模的平均 B(Δ)：Abel 界中只与距离有关的因子。
+    r"""部分和的模的平均 B(Δ)：Abel 界中只与距离和频率有关的因子。
 
     Args:
         deltas: 相对距离 Δ（步）。
@@ -99,7 +99,7 @@ def partial_sum_floor(d: int) -> int:
         ValueError: d 不是正偶数。
 
     出处:
-        由 |S_{j+1} - S_j| = 1 推出；参见 kexue.fm/archives/8265 的评论区。
+        由 |S_{j+1} - S_j| = 1 推出。
 
     示例:
         >>> partial_sum_floor(128)

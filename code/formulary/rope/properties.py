@@ -52,16 +52,16 @@ def composition(
     second: Num[Tensor, " T"],
     base: float = 10_000.0,
 ) -> tuple[Float[Tensor, "*batch T d"], Float[Tensor, "*batch T d"]]:
-    r"""接连旋转两次与一次转到底：R_a(R_b x) 与 R_{a+b} x。
+    r"""接连旋转两次与一次转到底：R_s(R_t x) 与 R_{s+t} x。
 
     Args:
         x: 查询或键，每行一个词元，d 为偶数。
-        first: 外层旋转的位置 a（步）。
-        second: 内层旋转的位置 b（步）。
+        first: 外层旋转的位置 s（步）。
+        second: 内层旋转的位置 t（步）。
         base: 底数 b（无量纲）。
 
     Returns:
-        R_a(R_b x) 与 R_{a+b} x，两者应相等。
+        R_s(R_t x) 与 R_{s+t} x，两者应相等。
 
     Raises:
         ValueError: d 为奇数，x 少于两维，或 first、second 不是长为 T 的向量。
@@ -81,16 +81,16 @@ def composition(
 def inverse_rotations(
     d: int, position: float, base: float = 10_000.0, dtype: torch.dtype = torch.float32
 ) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"], Float[Tensor, "d d"]]:
-    r"""旋转矩阵的逆的三种写法：R_a⁻¹、R_{-a}、R_aᵀ。
+    r"""旋转矩阵的逆的三种写法：R_t⁻¹、R_{-t}、R_tᵀ。
 
     Args:
         d: 特征维数，正偶数。
-        position: 位置 a（步），任意实数。
+        position: 位置 t（步），任意实数。
         base: 底数 b（无量纲）。
         dtype: 返回值的浮点类型。
 
     Returns:
-        R_a⁻¹（解线性方程组得到）、R_{-a}（反向旋转）、R_aᵀ，三者应相等。
+        R_t⁻¹（解线性方程组得到）、R_{-t}（反向旋转）、R_tᵀ，三者应相等。
 
     Raises:
         ValueError: d 不是正偶数，或 base 不是有限的正数。

@@ -77,7 +77,7 @@ def test_composition__matches_dense_matrices() -> None:
 
 
 def test_composition__equals_one_rotation() -> None:
-    """实数位置上 R_a R_b = R_{a+b}，a = -b 时回到原处。"""
+    """实数位置上 R_s R_t = R_{s+t}，s = -t 时回到原处。"""
     x, a = random(4, 6, seed=3), torch.tensor([0.0, 1.5, -20.0, 999.0])
     b = torch.tensor([4.0, 0.25, 7.0, -3.0])
     twice, once = composition(x, a, b)
@@ -102,7 +102,7 @@ def test_inverse_rotations__matches_dense_matrix() -> None:
 
 
 def test_inverse_rotations__is_one_matrix_written_three_ways() -> None:
-    """R⁻¹、R_{-a}、Rᵀ 彼此相等，各自与 R 相乘得单位阵。"""
+    """R⁻¹、R_{-t}、Rᵀ 彼此相等，各自与 R 相乘得单位阵。"""
     inverse, backwards, transposed = inverse_rotations(12, -3.5, dtype=F64)
     torch.testing.assert_close(inverse, backwards)
     torch.testing.assert_close(backwards, transposed)

@@ -148,7 +148,7 @@ def test_clock_hands__matches_complex_exponential() -> None:
 
 def test_clock_hands__depends_only_on_remainder() -> None:
     """与数位一样只看余数：第 i 根指针在 n 增加 2πβⁱ 时回到原处，这里用整数倍近似 2π 检验。"""
-    # 710/113 与 2π 相差 6e-8，所以 n 增加 710·βⁱ 时第 i 根指针转过 113 圈，误差 113·6e-8
+    # 710/113 与 2π 相差 5.3e-7，所以 n 增加 710·βⁱ 时第 i 根指针转过 113 圈，误差约 6e-5
     n = torch.tensor([3, 14, 159])
     for i in range(3):
         here, there = (clock_hands(n + 710 * t * 10**i, 6, base=1e3, dtype=F64) for t in (0, 1))
