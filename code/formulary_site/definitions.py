@@ -214,24 +214,22 @@ def _defined(node: ast.stmt) -> Iterator[tuple[str, Literal["function", "class",
             yield name, "constant"
 
 
+def dotted(node: ast.AST) -> str:
+    """`a.b.c` for a chain of attributes that begins with a name, else ''."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (head := dotted(node.value)):
+        return f"{head}.{node.attr}"
+    return ""
+
+
 def _dotted_names(node: ast.AST) -> Iterator[str]:
-    """Names and attribute chains in source order, those in quoted annotations too."""
-    match node:
-        case ast.Name(id=name):
-            yield name
-        case ast.Attribute():
-            parts: list[str] = []
-            inner: ast.expr = node
-            while isinstance(inner, ast.Attribute):
-                parts.append(inner.attr)
-                inner = inner.value
-            if isinstance(inner, ast.Name):
-                yield ".".join([inner.id, *reversed(parts)])
-            else:
-                yield from _dotted_names(inner)
-        case _:
-            for child in ast.iter_child_nodes(node):
-                yield from _dotted_names(child)
+    """Names and whole attribute chains, in source order."""
+    if name := dotted(node):
+        yield name
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from _dotted_names(child)
 
 
 def _docstring_node(node: ast.AST) -> ast.Expr | None:

@@ -23,6 +23,10 @@ from formulary_site.mathjax.renderer import TeXError
 from formulary_site.registry import FENCES, OPTIONAL, Page
 from formulary_site.site import Site
 
+# Display math has the fence alone: `$$` stays text, which the check reports
+_DOLLARS: dict[str, dict[str, Any]] = {
+    "pymdownx.arithmatex": {"generic": True, "inline_syntax": ["dollar"], "block_syntax": []}
+}
 _ORDINAL = re.compile("（[一二三四五六七八九十]+）")
 _INLINE = re.compile(r"\\\((.*)\\\)", re.DOTALL)
 
@@ -93,12 +97,7 @@ class FormularyExtension(Extension):
             ["pymdownx.superfences", "pymdownx.arithmatex"],
             {
                 "pymdownx.superfences": {"custom_fences": fences},
-                # Display math has the fence alone; `$$` stays text, which the check reports
-                "pymdownx.arithmatex": {
-                    "generic": True,
-                    "inline_syntax": ["dollar"],
-                    "block_syntax": [],
-                },
+                **_DOLLARS,
             },
         )
         # After inline parsing (20) and the table of contents (5), before MkDocs resolves links (0)
@@ -174,16 +173,7 @@ class _CaptionExtension(Extension):
     """Inline mathematics and cross references for captions."""
 
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
-        md.registerExtensions(
-            ["pymdownx.arithmatex"],
-            {
-                "pymdownx.arithmatex": {
-                    "generic": True,
-                    "inline_syntax": ["dollar"],
-                    "block_syntax": [],
-                }
-            },
-        )
+        md.registerExtensions(["pymdownx.arithmatex"], _DOLLARS)
         md.treeprocessors.register(_InlineMath(md), "formulary-math", 4)
         md.treeprocessors.register(_CrossReferences(md, urls=True), "formulary-references", 3)
 

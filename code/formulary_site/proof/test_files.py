@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator
 from functools import cached_property
 
-from formulary_site.definitions import PACKAGE
+from formulary_site.definitions import PACKAGE, dotted
 
 
 class TestFile:
@@ -49,8 +49,8 @@ class TestFile:
         seen: set[str] = set()
         pending = [node]
         while pending:
-            for dotted in _dotted_names(pending.pop()):
-                head, _, rest = dotted.partition(".")
+            for name in _dotted_names(pending.pop()):
+                head, _, rest = name.partition(".")
                 if head in self._imports:
                     target = f"{self._imports[head]}.{rest}".rstrip(".")
                     found.add(target.removeprefix(f"{PACKAGE}."))
@@ -99,15 +99,8 @@ def _dotted_names(node: ast.AST) -> Iterator[str]:
     """`a`, `a.b` and `a.b.c` for `a.b.c`; a parameter counts, for it may name a fixture."""
     for inner in ast.walk(node):
         match inner:
-            case ast.Name(id=name, ctx=ast.Load()):
-                yield name
+            case ast.Name(ctx=ast.Load()) | ast.Attribute():
+                if name := dotted(inner):
+                    yield name
             case ast.arg(arg=name):
                 yield name
-            case ast.Attribute():
-                parts: list[str] = []
-                chain: ast.expr = inner
-                while isinstance(chain, ast.Attribute):
-                    parts.append(chain.attr)
-                    chain = chain.value
-                if isinstance(chain, ast.Name):
-                    yield ".".join([chain.id, *reversed(parts)])

@@ -3,8 +3,7 @@
 import ast
 from collections.abc import Iterable, Mapping
 
-from formulary_site.definitions import Definition
-from formulary_site.snippets.source import dotted
+from formulary_site.definitions import Definition, dotted
 
 RENAME = "rename one of the two"
 

@@ -4,8 +4,9 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 
+from formulary_site.definitions import dotted
 from formulary_site.snippets.signature import signature
-from formulary_site.snippets.source import Edit, Source, dotted
+from formulary_site.snippets.source import Edit, Source
 
 _KINDS = (("Bool", "布尔"), ("Complex", "复数"), ("Int", "整数"), ("UInt", "整数"))
 

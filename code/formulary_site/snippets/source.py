@@ -117,12 +117,3 @@ def bound_by(node: ast.AST) -> Iterator[Import]:
         for alias in node.names:
             module = "." * node.level + (node.module or "")
             yield Import(alias.asname or alias.name, module, alias.name, node.lineno)
-
-
-def dotted(node: ast.AST) -> str:
-    """`a.b.c` for a chain of attributes that begins at a name, else ''."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute) and (head := dotted(node.value)):
-        return f"{head}.{node.attr}"
-    return ""
