@@ -34,7 +34,7 @@ def relative(target: str, start: str, folders: bool = True) -> str:
 def formula(site: Site, formula: Formula, typeset: str, url: str) -> str:
     """The whole card of one formula, for a page at `url`."""
     definition = site.definitions[formula.object]
-    verdict = site.verdict(formula)
+    verdict = site.verdicts[formula.id]
     file = site.project.relative(definition.file)
     code = highlight(definition.source, PythonLexer(), HtmlFormatter(nowrap=True)).rstrip("\n")
     source = site.source_link(file, definition.line, definition.end_line)

@@ -14,20 +14,18 @@ from formulary_site.problems import Problem, SourceError
 from formulary_site.proof import links
 from formulary_site.registry import EXCERPT_END, Page
 from formulary_site.site import Site
-from formulary_site.snippets.builder import all_runnable
 
 
 def source_problems(site: Site) -> list[Problem]:
     """What can be told without rendering a page."""
     formulas = site.registry.formulas
-    objects = {f.object for f in formulas.values() if f.object in site.definitions}
     return [
         *site.registry.problems,
         *(problem for page in site.registry.pages for problem in _front_matter(site, page)),
         *_objects(site),
         *_figures(site),
-        *_snippets(site, objects),
-        *links.problems(site.project, site.definitions, objects),
+        *_snippets(site),
+        *links.problems(site.project, site.definitions, site.objects),
         *site.evidence.problems(formulas.values(), site.definitions, site.tests),
         *runs.problems(site.project, site.definitions),
     ]
@@ -237,9 +235,9 @@ def _close(name: str, known: list[str]) -> str:
     return f", e.g. {close[0]}" if close else ""
 
 
-def _snippets(site: Site, objects: set[str]) -> tuple[Problem, ...]:
+def _snippets(site: Site) -> tuple[Problem, ...]:
     try:
-        all_runnable(site.definitions, objects)
+        _ = site.snippets
     except SourceError as error:
         return error.problems
     return ()

@@ -78,6 +78,9 @@ class Definitions:
     def __init__(self, modules: dict[str, griffe.Module], found: dict[str, Definition]) -> None:
         self._modules = modules
         self._found = found
+        # A build asks for each of these many times, and nothing here changes after loading
+        self._known_names: dict[str, dict[str, str]] = {}
+        self._known_digests: dict[str, str] = {}
 
     @classmethod
     def load(cls, project: Project) -> "Definitions":
@@ -167,17 +170,22 @@ class Definitions:
 
     def digest(self, path: str) -> str:
         """Hash of the closure; docstrings, comments and layout don't count."""
+        if path in self._known_digests:
+            return self._known_digests[path]
         text = "\n".join(
             f"{definition.path}\n{ast.unparse(_without_docstrings(definition.node))}"
             for definition in self.closure(path)
         )
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        digest = self._known_digests[path] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest
 
     def _names(self, path: str) -> dict[str, str]:
         """Every module-level name that the definition reads → the full path of its target."""
+        if path in self._known_names:
+            return self._known_names[path]
         definition = self._found[path]
         module = self._modules[definition.module]
-        names: dict[str, str] = {}
+        names = self._known_names[path] = {}
         for dotted in _dotted_names(definition.node):
             head, _, rest = dotted.partition(".")
             if head == definition.name or (head not in module.members and hasattr(builtins, head)):

@@ -12,7 +12,6 @@ from typing import Any
 
 from formulary_site.figures.drawing import Drawing
 from formulary_site.site import Site
-from formulary_site.snippets.builder import runnable
 
 STYLES = ("assets/math/math.css", "assets/formulary.css")
 SCRIPTS = ("assets/formulary.js",)
@@ -32,7 +31,7 @@ def publish(site: Site, folder: Path) -> None:
         (assets / name).write_text(source.read_text("utf-8"), "utf-8")
     (folder / "snippets").mkdir(exist_ok=True)
     for formula in site.registry.formulas.values():
-        text = runnable(site.definitions, formula.object)
+        text = site.snippets[formula.object]
         (folder / "snippets" / f"{formula.id}.py").write_text(text, "utf-8")
     text = json.dumps(entries(site), ensure_ascii=False, indent=1)
     (folder / "formulas.json").write_text(text + "\n", "utf-8")
@@ -43,7 +42,7 @@ def entries(site: Site) -> list[dict[str, Any]]:
     result = []
     for formula in site.registry.formulas.values():
         definition = site.definitions[formula.object]
-        verdict = site.verdict(formula)
+        verdict = site.verdicts[formula.id]
         result.append(
             {
                 "id": formula.id,

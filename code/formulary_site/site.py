@@ -8,7 +8,8 @@ from formulary_site.mathjax.renderer import MathJax
 from formulary_site.project import Project
 from formulary_site.proof.evidence import Evidence, Verdict
 from formulary_site.proof.links import Test, tests_of
-from formulary_site.registry import Formula, Registry, scan
+from formulary_site.registry import Registry, scan
+from formulary_site.snippets.builder import all_runnable
 
 
 class Site:
@@ -62,9 +63,27 @@ class Site:
         }
         return draw_all(self.project, self.definitions, objects)
 
-    def verdict(self, formula: Formula) -> Verdict:
-        """How the formula's counterpart was proven, by the last run of the tests."""
-        return self.evidence.verdict(formula, self.definitions, self.tests)
+    @cached_property
+    def verdicts(self) -> dict[str, Verdict]:
+        """How each formula's counterpart was proven, by the last run of the tests."""
+        return {
+            formula.id: self.evidence.verdict(formula, self.definitions, self.tests)
+            for formula in self.registry.formulas.values()
+        }
+
+    @cached_property
+    def snippets(self) -> dict[str, str]:
+        """The runnable version of each object that a formula names.
+
+        Raises:
+            SourceError: Some cannot stand alone.
+        """
+        return all_runnable(self.definitions, self.objects)
+
+    @cached_property
+    def objects(self) -> set[str]:
+        """The definitions that formulas name, those that exist."""
+        return {f.object for f in self.registry.formulas.values() if f.object in self.definitions}
 
     def source_link(self, file: str, line: int, end_line: int | None = None) -> str:
         """Address of a file's lines in the repository, or '' when none is configured."""
