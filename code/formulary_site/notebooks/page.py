@@ -79,7 +79,6 @@ def _output(page: BeautifulSoup, output: Tag, alt: str) -> Tag:
     block.extend([child.extract() for child in list(output.contents)])
     for image in block.find_all("img"):
         image["alt"] = alt
-        image["loading"] = "lazy"
     for image in block.find_all("svg"):
         image["role"], image["aria-label"] = "img", alt
     for element in block.find_all(["style", "script"]):
