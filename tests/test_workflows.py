@@ -148,7 +148,13 @@ def test_constraints_pin_everything_and_carry_no_address() -> None:
 
 
 def test_the_lowest_versions_are_those_of_pyproject() -> None:
-    done = subprocess.run(["make", "lowest"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory", "lowest"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     lowest = pins(done.stdout)
     assert set(requirements()) - lowest.keys() <= {"types-pyyaml", "types-markdown"}
     assert lowest.keys() <= set(requirements())
