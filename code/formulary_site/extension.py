@@ -15,12 +15,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 from markdown import Extension, Markdown
+from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
 from pymdownx.superfences import SuperFencesException
 
 from formulary_site import card
 from formulary_site.mathjax.renderer import TeXError
-from formulary_site.registry import FENCES, OPTIONAL, Page
+from formulary_site.registry import EXCERPT_END, FENCES, OPTIONAL, Page
 from formulary_site.site import Site
 
 # Display math has the fence alone: `$$` stays text, which the check reports
@@ -38,6 +39,7 @@ class Rendering:
     Attributes:
         page: Path below `docs` of the page whose text is rendered.
         url: Address, below the site's root, of the page that will show it.
+        excerpt: Whether only what stands before `<!-- more -->` will be shown.
         ids: Every id in the result.
         links: Targets of links, as written.
         images: Source and alternative text of images, as written.
@@ -47,6 +49,7 @@ class Rendering:
 
     page: str
     url: str
+    excerpt: bool = False
     ids: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     images: list[tuple[str, str]] = field(default_factory=list)
@@ -68,9 +71,9 @@ def rendering(page: str, url: str) -> Iterator[Rendering]:
         _rendering.reset(token)
 
 
-def begin_rendering(page: str, url: str) -> Rendering:
+def begin_rendering(page: str, url: str, excerpt: bool = False) -> Rendering:
     """The same for a builder whose hooks can't span a `with` block."""
-    facts = Rendering(page, url)
+    facts = Rendering(page, url, excerpt)
     _rendering.set(facts)
     return facts
 
@@ -100,10 +103,23 @@ class FormularyExtension(Extension):
                 **_DOLLARS,
             },
         )
+        md.preprocessors.register(_Excerpt(md), "formulary-excerpt", 100)  # before all others
         # After inline parsing (20) and the table of contents (5), before MkDocs resolves links (0)
         md.treeprocessors.register(_InlineMath(md), "formulary-math", 4)
         md.treeprocessors.register(_CrossReferences(md), "formulary-references", 3)
         md.treeprocessors.register(_Facts(md), "formulary-facts", 2)
+
+
+class _Excerpt(Preprocessor):
+    """Spares the work on what an excerpt leaves out: the blog converts whole posts for each view.
+
+    Something must remain after the mark, or the blog shows no link to go on reading.
+    """
+
+    def run(self, lines: list[str]) -> list[str]:
+        if not _facts(self.md).excerpt or EXCERPT_END not in lines:
+            return lines
+        return [*lines[: lines.index(EXCERPT_END) + 1], "", "…"]
 
 
 def _validate(

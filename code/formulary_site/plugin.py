@@ -70,7 +70,7 @@ class FormularyPlugin(BasePlugin):  # type: ignore[type-arg, no-untyped-call]
 
     @event_priority(100)  # before the blog renders excerpts onto this page
     def on_page_context(self, context: Any, *, page: Page, **_: Any) -> None:
-        begin_rendering(page.file.src_uri, page.url.removeprefix("./"))
+        begin_rendering(page.file.src_uri, page.url.removeprefix("./"), excerpt=True)
 
     def on_post_build(self, *, config: MkDocsConfig) -> None:
         publish(self.site, Path(config.site_dir))
