@@ -1,6 +1,7 @@
 """Node.js: where it is, and what npm installs for it."""
 
 import hashlib
+import json
 import os
 import shutil
 import sqlite3
@@ -75,7 +76,8 @@ def install(source: Path, cache: Path) -> Path:
     with _only_one(target.parent / "install.lock"):
         if target.is_dir():  # another process was faster
             return target
-        print(f"formulary: installing MathJax into {target} (once)", file=sys.stderr, flush=True)
+        name = ", ".join(json.loads(lock.read_text("utf-8"))["packages"][""]["dependencies"])
+        print(f"formulary: installing {name} into {target} (once)", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             unfinished = Path(folder) / "install"
             unfinished.mkdir()

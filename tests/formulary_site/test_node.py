@@ -71,4 +71,4 @@ def test_an_install_runs_once_and_says_so(
     folder = node.install(SOURCE, tmp_path)
     assert len(installed) == 1
     assert (folder / "node_modules").is_dir()
-    assert capsys.readouterr().err.count("installing MathJax into") == 1
+    assert capsys.readouterr().err.count("installing mathjax into") == 1
