@@ -43,8 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "show":
                 return _show(site, options.id)
             case "publish":
+                from formulary_site.check import render_all
                 from formulary_site.publish import publish as write
 
+                render_all(site)  # what the pages use decides which glyphs the stylesheet holds
                 write(site, options.folder)
                 return 0
             case "notebooks":
