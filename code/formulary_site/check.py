@@ -10,7 +10,7 @@ from pymdownx.superfences import SuperFencesException
 from formulary_site.extension import Rendering, rendering
 from formulary_site.figures.drawing import FigureError
 from formulary_site.notebooks import runs
-from formulary_site.problems import Problem, SourceError
+from formulary_site.problems import Problem, SourceError, suggestion
 from formulary_site.proof import links
 from formulary_site.registry import EXCERPT_END, Page
 from formulary_site.site import Site
@@ -98,7 +98,8 @@ def _objects(site: Site) -> Iterator[Problem]:
                 formula.line,
                 "unknown-object",
                 f"formulary.{formula.object} does not exist",
-                f"name a function or class below code/formulary{_close(formula.object, public)}",
+                "name a function or class below code/formulary"
+                f"{suggestion(formula.object, public)}",
             )
         elif not definition.is_public or definition.kind == "constant":
             what = "private" if not definition.is_public else "not a function or class"
@@ -224,15 +225,8 @@ def _links(
                 line,
                 "broken-anchor",
                 f"{goal} has no place named #{anchor}",
-                f"use an id of that page{_close(anchor, renderings[goal].ids)}",
+                f"use an id of that page{suggestion(anchor, renderings[goal].ids)}",
             )
-
-
-def _close(name: str, known: list[str]) -> str:
-    import difflib  # only when something is wrong
-
-    close = difflib.get_close_matches(name, known, n=1)
-    return f", e.g. {close[0]}" if close else ""
 
 
 def _snippets(site: Site) -> tuple[Problem, ...]:

@@ -1,5 +1,6 @@
 """What is wrong with the source, where, and how to mend it."""
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -32,3 +33,9 @@ class SourceError(Exception):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(sorted(set(problems)))
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """What a message adds when a known name is close to the wrong one, else ''."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f", e.g. {prefix}{close[0]}" if close else ""

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from formulary_site.problems import Problem
+from formulary_site.problems import Problem, suggestion
 from formulary_site.project import Project
 
 FENCES = {"math": {"id", "code", "title"}, "figure": {"id", "code", "alt"}}
@@ -159,7 +159,7 @@ def scan(project: Project) -> Registry:
                         line,
                         "unknown-reference",
                         f"[](#{name}) refers to no formula or figure",
-                        f"use an id that exists{_suggest(name, first)}",
+                        f"use an id that exists{suggestion(name, first, '#')}",
                     )
                 )
     return Registry(tuple(pages), tuple(problems))
@@ -353,10 +353,3 @@ def _in_excerpt(file: str, line: int, what: str) -> Problem:
 
 def _file(project: Project, page: Page) -> str:
     return project.relative(project.docs / page.path)
-
-
-def _suggest(name: str, known: dict[str, Any]) -> str:
-    import difflib  # only when something is wrong
-
-    close = difflib.get_close_matches(name, known, n=1)
-    return f", e.g. #{close[0]}" if close else ""

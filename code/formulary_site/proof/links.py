@@ -145,14 +145,6 @@ def _at(project: Project, definition: Definition, rule: str, message: str, mend:
     return Problem(project.relative(definition.file), definition.line, rule, message, mend)
 
 
-def _by_object(read: Iterable[Test | Problem]) -> dict[str, list[Test]]:
-    linked: dict[str, list[Test]] = {}
-    for found in read:
-        if isinstance(found, Test):
-            linked.setdefault(found.object, []).append(found)
-    return linked
-
-
 def _read(project: Project, definitions: Definitions) -> Iterator[Test | Problem]:
     for path in sorted((project.tests / PACKAGE).rglob("test_*.py")):
         name = project.relative(path)
