@@ -1,5 +1,6 @@
 """What a reader does: from the home page to a formula, its code, a copy, a search."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -31,7 +32,10 @@ def test_home_lists_the_newest_first_and_leads_to_an_article(read) -> None:
     expect(page.get_by_role("heading", name="INCOMING TRANSMISSION")).to_be_visible()
     expect(page.get_by_role("heading", name="LATEST UPDATES")).to_be_visible()
     dates: list[str] = []
-    while True:
+    current = page.locator(".md-pagination__current")
+    for number in itertools.count(1):
+        # A click returns before the next page stands
+        expect(current).to_have_text(str(number))
         dates += [
             time.get_attribute("datetime") for time in page.locator(".md-post--excerpt time").all()
         ]
