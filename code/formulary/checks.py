@@ -51,9 +51,7 @@ def require_distribution(name: str, value: Tensor, dim: int = -1) -> None:
     require_probabilities(name, value)
     gap = (value.sum(dim) - 1).abs()
     if (gap > torch.finfo(value.dtype).eps ** 0.5).any():
-        raise ValueError(
-            f"{name} 沿第 {dim} 轴的和必须是 1，得到的和与 1 相差 {gap.max().item():.3g}"
-        )
+        raise ValueError(f"{name} 沿第 {dim} 轴的和必须是 1，实际相差 {gap.max().item():.3g}")
 
 
 def require_indices(name: str, value: object, count: int, *shape: int | str) -> None:
