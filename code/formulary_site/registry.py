@@ -37,18 +37,16 @@ _STRAY_MATH = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Formula:
-    """One `math` fence.
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """What formulas and figures share.
 
     Attributes:
         id: Kebab-case name, unique on the site.
         page: Path of the page below `docs`.
-        url: Address of the formula below the site's root.
-        number: Number on its page, from 1.
-        title: Title given on the fence, or ''.
-        latex: TeX as written.
-        object: Definition below `formulary` that computes it.
+        url: Address of the item below the site's root.
+        number: Number among its kind on its page, from 1.
+        object: Definition below `formulary` that computes or draws it.
         file: Path below the project's root.
         line: Line of the fence.
     """
@@ -57,26 +55,25 @@ class Formula:
     page: str
     url: str
     number: int
+    object: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Formula(Item):
+    """One `math` fence: its title, or '', and its TeX as written."""
+
     title: str
     latex: str
-    object: str
-    file: str
-    line: int
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One `figure` fence; the attributes are a formula's, with alternative text and caption."""
+@dataclass(frozen=True, kw_only=True)
+class Figure(Item):
+    """One `figure` fence: its alternative text and its caption in Markdown."""
 
-    id: str
-    page: str
-    url: str
-    number: int
     alt: str
     caption: str
-    object: str
-    file: str
-    line: int
 
 
 @dataclass
@@ -134,10 +131,9 @@ def scan(project: Project) -> Registry:
         for path in sorted(project.docs.rglob("*.md"))
         if not any(part.startswith(".") for part in path.relative_to(project.docs).parts)
     ]
-    first: dict[str, Formula | Figure] = {}
+    first: dict[str, Item] = {}
     for page in pages:
-        items: list[Formula | Figure] = [*page.formulas, *page.figures]
-        for item in items:
+        for item in (*page.formulas, *page.figures):
             if other := first.get(item.id):
                 problems.append(
                     Problem(
@@ -298,39 +294,24 @@ def _scan_fence(
     name = options.get("id", "")
     if name and not _KEBAB.fullmatch(name):
         report("bad-id", f"'{name}' is not kebab-case", "use a-z, 0-9 and single hyphens")
-    url = f"{page.url}#{name}"
-    code = options.get("code", "")
+    items = page.formulas if kind == "math" else page.figures
+    shared: dict[str, Any] = {
+        "id": name,
+        "page": page.path,
+        "url": f"{page.url}#{name}",
+        "number": len(items) + 1,
+        "object": options.get("code", ""),
+        "file": file,
+        "line": number,
+    }
+    content = fence.body.strip()
     if kind == "math":
-        page.formulas.append(
-            Formula(
-                name,
-                page.path,
-                url,
-                len(page.formulas) + 1,
-                options.get("title", ""),
-                fence.body.strip(),
-                code,
-                file,
-                number,
-            )
-        )
+        page.formulas.append(Formula(title=options.get("title", ""), latex=content, **shared))
     else:
         # A caption may cross-refer, too
         for offset, line in enumerate(fence.body.splitlines(), 1):
             _scan_line(page, file, number + offset, line, problems)
-        page.figures.append(
-            Figure(
-                name,
-                page.path,
-                url,
-                len(page.figures) + 1,
-                options.get("alt", ""),
-                fence.body.strip(),
-                code,
-                file,
-                number,
-            )
-        )
+        page.figures.append(Figure(alt=options.get("alt", ""), caption=content, **shared))
 
 
 def _url(path: str, meta: dict[str, Any]) -> str:

@@ -40,7 +40,17 @@ def test_turn__limit_zero():
     """极限。"""
     torch.testing.assert_close(turn(torch.tensor(0.5)), torch.tensor(0.0), atol=1, rtol=0)
 '''.lstrip()
-FORMULA = Formula("toy-turn", "p.md", "p/#toy-turn", 1, "", "x", "toy.turn", "docs/p.md", 3)
+FORMULA = Formula(
+    id="toy-turn",
+    page="p.md",
+    url="p/#toy-turn",
+    number=1,
+    title="",
+    latex="x",
+    object="toy.turn",
+    file="docs/p.md",
+    line=3,
+)
 MATCHES, LIMIT = (
     f"tests/formulary/test_toy.py::test_turn__{claim}" for claim in ("matches_itself", "limit_zero")
 )
