@@ -208,6 +208,15 @@ def test_rotate_mixed__preserves_dtype_and_gradient() -> None:
     assert (theta.grad != 0).all()
 
 
+def test_rotate_mixed__is_rounded_to_float32_angles_for_float32_input() -> None:
+    """float32 的输入在 float32 里算转角：4097·(1 + 2^-12) 舍入成 4098，而不是 4098 + 2^-12。"""
+    frequencies = torch.tensor([[[1 + 2**-12, 0.3]]], dtype=torch.float64)
+    positions = torch.tensor([[4097.0, 0.0]])
+    actual = rotate_mixed(torch.tensor([[[1.0, 0.0]]]), positions, frequencies)
+    expected = torch.tensor([[[math.cos(4098), math.sin(4098)]]])
+    torch.testing.assert_close(actual, expected)
+
+
 def test_rotate_mixed__rejects_bad_shapes() -> None:
     """频率或坐标的形状不合、x 少一维，都报错。"""
     x, positions = torch.zeros(2, 3, 4), torch.zeros(3, 2)

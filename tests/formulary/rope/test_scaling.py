@@ -121,6 +121,12 @@ def test_ntk_frequencies__equals_hand_calculation() -> None:
     torch.testing.assert_close(actual, torch.tensor([1, 0.0025], dtype=torch.float64))
 
 
+def test_ntk_frequencies__equals_hand_calculation_of_a_large_factor() -> None:
+    """取 d = 4、s = 1000：底数从 10^4 变成 10^10，最低频从 0.01 变成 10^-5，不算超出双精度。"""
+    actual = ntk_frequencies(4, 10000, 1000, dtype=torch.float64)
+    torch.testing.assert_close(actual, torch.tensor([1, 1e-5], dtype=torch.float64))
+
+
 def test_ntk_frequencies__equals_factor_that_avoids_unseen_angles() -> None:
     """要在 8 倍长度内没有新角度，NTK 的倍数至少是 8^(63/46)，约 17.25。"""
     original = inverse_frequencies(128, 1e4, dtype=torch.float64)

@@ -257,6 +257,14 @@ def test_rotate_xpos__preserves_dtype() -> None:
     torch.testing.assert_close(actual.double(), expected, rtol=0.02, atol=0.02)  # bfloat16 output
 
 
+def test_rotate_xpos__is_scaled_in_float32_for_float32_input() -> None:
+    """float32 的输入用 float32 的系数：0.4/1.4 的舍入误差经 60 次方放大到百万分之二以上。"""
+    exact, rounded = 0.4 / 1.4, (torch.tensor(0.4) / 1.4).item()
+    assert abs((rounded / exact) ** 60 - 1) > 2e-6
+    turned = rotate_xpos(torch.tensor([[1.0, 0.0]]), torch.tensor([60]), sign=-1, scale_base=1.0)
+    torch.testing.assert_close(turned.double().norm().float(), torch.tensor(rounded**-60))
+
+
 def test_rotate_xpos__rejects_bad_input() -> None:
     """参数 sign 不是 ±1、scale_base 非正、d 为奇数，都报错。"""
     x, positions = torch.zeros(2, 4), torch.arange(2)
