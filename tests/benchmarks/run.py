@@ -2,11 +2,17 @@
 
 import sys
 
+import autoregressive
 import build
 import paint
 import rotation
 
-ALL = {"rotation": rotation.main, "build": build.main, "paint": paint.main}
+ALL = {
+    "rotation": rotation.main,
+    "autoregressive": autoregressive.main,
+    "build": build.main,
+    "paint": paint.main,
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or ALL:
