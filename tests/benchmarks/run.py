@@ -4,11 +4,13 @@ import sys
 
 import autoregressive
 import build
+import nade
 import paint
 import rotation
 
 ALL = {
     "rotation": rotation.main,
+    "nade": nade.main,
     "autoregressive": autoregressive.main,
     "build": build.main,
     "paint": paint.main,

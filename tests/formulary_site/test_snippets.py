@@ -89,7 +89,8 @@ def turns(
         code
         == """# 转过的弧度。
 #
-# 取自「Incoming Transmission」的 code/formulary/demo/top.py，以 MIT 许可证发布。
+# 取自「Incoming Transmission」，以 MIT 许可证发布：
+# code/formulary/demo/top.py
 # 只需要 PyTorch，可以直接运行；注释里的元组是张量的形状。
 
 import math

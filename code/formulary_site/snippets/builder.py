@@ -140,7 +140,8 @@ def _header(root: Definition, imports: str) -> str:
     return (
         f"# {root.summary}\n"
         "#\n"
-        f"# 取自「{SITE}」的 {relative(root)}，以 MIT 许可证发布。\n"
+        f"# 取自「{SITE}」，以 MIT 许可证发布：\n"
+        f"# {relative(root)}\n"  # a line of its own, since it can be long
         f"# {needs}，可以直接运行{shapes}。\n"
     ) + (f"\n{imports}" if imports else "")
 
