@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from formulary_site.definitions import Definitions
 from formulary_site.project import Project
+from formulary_site.site import Site
 from formulary_site.snippets.builder import all_runnable, runnable
 from formulary_site.snippets.example import expected_output
 from formulary_site.snippets.sandbox import Sandbox, run_fresh
 from formulary_site.snippets.signature import WIDTH
 
-DEFINITIONS = Definitions.load(Project(Path(__file__).parents[1]))
-PATHS = sorted(definition.path for definition in DEFINITIONS.public())
+SITE = Site(Project(Path(__file__).parents[1]))
+DEFINITIONS = SITE.definitions
+PATHS = sorted(SITE.objects)  # helpers are run as part of what needs them
 
 
 @pytest.fixture(scope="module")
