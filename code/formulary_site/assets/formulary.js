@@ -37,8 +37,10 @@
 
   const reveal = () => {
     // Material leaves some landmarks without a name; those inside others are lists, no landmarks
-    for (const nav of document.querySelectorAll(".md-nav .md-nav:not([aria-label]), .md-post__action"))
-      nav.setAttribute("role", "none");
+    const unnamed = ".md-nav .md-nav:not([aria-label], [aria-labelledby]), .md-post__action";
+    for (const nav of document.querySelectorAll(unnamed)) nav.setAttribute("role", "none");
+    // What Material lets scroll sideways must scroll with the keyboard, too
+    for (const box of document.querySelectorAll(".md-typeset__scrollwrap")) box.tabIndex = 0;
     document.querySelector(".md-search[role=dialog]")?.setAttribute("aria-label", "搜索");
     for (const nav of document.querySelectorAll("nav.md-nav--primary:not([aria-label])"))
       nav.setAttribute("aria-label", "文章信息");

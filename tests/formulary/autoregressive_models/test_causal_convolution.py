@@ -21,7 +21,11 @@ def _random(*shape: int, seed: int = 5) -> Tensor:
 
 def _model(dilations: tuple[int, ...] = (1, 2, 4), k: int = 2) -> CausalConvolution:
     generator = torch.Generator().manual_seed(1)
-    return CausalConvolution(4, dilations, k, generator=generator).double()
+    model = CausalConvolution(4, dilations, k, generator=generator).double()
+    with torch.no_grad():  # 偏置初始为零，改成随机数，免得漏掉它或弄反正负号也看不出来
+        for bias in (*(block.bias for block in model.blocks), model.head.bias):
+            bias.uniform_(-1, 1, generator=generator)
+    return model
 
 
 def test_causal_conv1d__matches_python_loop() -> None:
@@ -49,10 +53,11 @@ def test_causal_conv1d__matches_trimmed_padding() -> None:
 
 
 def test_causal_conv1d__equals_hand_example() -> None:
-    """w = (1, 10)、空洞率 2：y_t = x_t + 10·x_{t−2}。"""
+    """w = (1, 10)、空洞率 2：y_t = x_t + 10·x_{t−2}；空洞率不给就是 1。"""
     x = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]], dtype=torch.float64)
     weight = torch.tensor([[[1.0, 10.0]]], dtype=torch.float64)
     assert causal_conv1d(x, weight, 2).tolist() == [[[1.0, 2.0, 13.0, 24.0]]]
+    assert causal_conv1d(x, weight).tolist() == [[[1.0, 12.0, 23.0, 34.0]]]
 
 
 def test_causal_conv1d__depends_only_on_past() -> None:
@@ -166,6 +171,14 @@ def test_CausalConvolution__depends_only_on_receptive_field() -> None:
     jacobian = torch.autograd.functional.jacobian(lambda v: model(v)[0], x)[:, 0]
     for i, j in itertools.product(range(n), repeat=2):
         assert (jacobian[i, j] != 0) == (i - reach <= j < i)
+
+
+def test_CausalConvolution__equals_default_receptive_field() -> None:
+    """默认的空洞率 1、2、4、8、16：最后一个输出恰好用到它前面的 32 个变量。"""
+    model = CausalConvolution(4, generator=torch.Generator().manual_seed(1)).double()
+    x = _random(1, 40).requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x)[0, -1], x)
+    assert (gradient[0] != 0).tolist() == [7 <= j < 39 for j in range(40)]
 
 
 def test_CausalConvolution__preserves_parameter_count() -> None:

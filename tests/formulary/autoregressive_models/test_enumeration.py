@@ -26,7 +26,9 @@ def test_binary_states__is_complete() -> None:
 
 
 def test_binary_states__rejects_bad_count() -> None:
-    """n 不是 1 到 20 的整数时报错。"""
+    """n 不是 1 到 20 的整数时报错；20 本身还可以。"""
+    with torch.device("meta"):  # 只算形状，不占内存
+        assert binary_states(20).shape == (2**20, 20)
     for n in (0, -1, 21, 2.0):
         with pytest.raises(ValueError, match="n "):
             binary_states(n)  # type: ignore[arg-type]
@@ -48,6 +50,7 @@ def test_state_log_probs__matches_python_loop() -> None:
     actual = state_log_probs(_logits, 4, torch.float64)
     torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64))
     assert abs(float(actual.exp().sum()) - 1) < 1e-12
+    assert state_log_probs(_logits, 4).dtype == torch.float32  # 不说明类型时
 
 
 def test_state_log_probs__equals_uniform_for_zero_logits() -> None:

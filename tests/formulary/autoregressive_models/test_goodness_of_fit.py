@@ -27,11 +27,13 @@ def test_chi_square_statistic__matches_scipy() -> None:
 
 
 def test_chi_square_statistic__equals_hand_example() -> None:
-    """一百次里六十比四十，对一半一半的统计量是 4。"""
+    """一百次里六十比四十，对一半一半的统计量是 4；一次也没出现的状态照样算，一百比零是 100。"""
     counts = torch.tensor([60.0, 40.0], dtype=torch.float64)
     half = torch.full((2,), 0.5, dtype=torch.float64)
     assert float(chi_square_statistic(counts, half)) == 4.0
     assert float(chi_square_statistic(100 * half, half)) == 0.0
+    never = torch.tensor([100.0, 0.0], dtype=torch.float64)
+    assert float(chi_square_statistic(never, half)) == 100.0
 
 
 def test_chi_square_statistic__rejects_bad_input() -> None:

@@ -49,6 +49,7 @@ def test_total_probability__matches_python_loop() -> None:
     actual = total_probability(leaky, 4, torch.float64)
     torch.testing.assert_close(actual, torch.tensor(total, dtype=torch.float64))
     assert abs(total - 1) > 0.05
+    assert total_probability(torch.zeros_like, 4).dtype == torch.float32  # 不说明类型时
 
 
 def test_total_probability__is_one_for_autoregressive_models() -> None:

@@ -159,19 +159,33 @@ def test_made_sample_by_degree__matches_conditionals_of_joint() -> None:
     torch.testing.assert_close(made_sample_by_degree(model, u), torch.tensor(expected).double())
 
 
+def _coins(hidden: list[int]) -> MADE:
+    """权重与偏置全为零：每一列的概率恰好是 1/2。"""
+    model = _model(hidden)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    return model
+
+
+HALVES = torch.tensor([[0.5, 0.4999, 0.5001, 0.5]], dtype=torch.float64)
+
+
 def test_made_sample_by_degree__is_thresholded_by_uniforms() -> None:
-    """均匀数为 0 的列总得 1，为 1 的列总得 0。"""
+    """均匀数为 0 的列总得 1，为 1 的列总得 0；恰好等于概率 1/2 时得 0。"""
     u = torch.tensor([[0.0, 1.0, 1.0, 0.0]], dtype=torch.float64)
     expected = torch.tensor([[1.0, 0.0, 0.0, 1.0]], dtype=torch.float64)
     for sample in (made_sample, made_sample_incremental, made_sample_by_degree):
         torch.testing.assert_close(sample(_model([6, 5]), u), expected)
+    assert made_sample_by_degree(_coins([6, 5]), HALVES).tolist() == [[0, 1, 0, 0]]
 
 
 def test_made_sample_incremental__is_thresholded_by_uniforms() -> None:
-    """均匀数为 0 的列总得 1，为 1 的列总得 0。"""
+    """均匀数为 0 的列总得 1，为 1 的列总得 0；恰好等于概率 1/2 时得 0。"""
     u = torch.tensor([[1.0, 0.0, 1.0, 0.0]], dtype=torch.float64)
     expected = torch.tensor([[0.0, 1.0, 0.0, 1.0]], dtype=torch.float64)
     torch.testing.assert_close(made_sample_incremental(_model([6]), u), expected)
+    assert made_sample_incremental(_coins([6]), HALVES).tolist() == [[0, 1, 0, 0]]
 
 
 def test_folded_logits__matches_forward() -> None:

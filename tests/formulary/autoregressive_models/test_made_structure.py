@@ -93,7 +93,8 @@ def test_path_counts__bounds_reachable_share() -> None:
 
 
 def test_reachable_probability__matches_enumerated_degrees() -> None:
-    """枚举全部隐藏度数，数出连通的比例，每个相隔的步数都相符。"""
+    """枚举全部隐藏度数，数出连通的比例，每个相隔的步数都相符；只有两个变量时必定连通。"""
+    assert reachable_probability(2, 3, 1) == 1
     n, width = 5, 3
     for early, late in ((1, 2), (2, 3), (1, 3), (2, 5), (1, 5)):
         hits = 0
@@ -127,10 +128,10 @@ def test_reachable_probability__equals_mnist_example() -> None:
 def test_reachable_probability__rejects_bad_input() -> None:
     """n、width、gap 越界时报错。"""
     for n, width, gap, name in (
-        (1, 3, 1, "n"),
-        (4, 0, 1, "width"),
-        (4, 2, 0, "gap"),
-        (4, 2, 4, "gap"),
+        (1, 3, 1, "n 必须是"),
+        (4, 0, 1, "width 必须是"),
+        (4, 2, 0, "gap 必须是"),
+        (4, 2, 4, "gap 至多为"),
     ):
         with pytest.raises(ValueError, match=name):
             reachable_probability(n, width, gap)
@@ -289,6 +290,17 @@ def test_made_jacobian__equals_sum_over_paths() -> None:
             expected[i, j] += weights[0][k, j] * weights[1][q, k] * weights[2][i, q]
     assert expected.abs().max() > 0
     torch.testing.assert_close(made_jacobian(model, x), expected)
+
+
+def test_made_jacobian__is_zero_at_kink() -> None:
+    """预激活恰好为 0 的单元，ReLU 的导数取 0，与 torch 的自动求导相同。"""
+    model = MADE(5, [9], ORDER, _generator(2)).double()
+    x = torch.zeros(5, dtype=torch.float64)
+    with torch.no_grad():
+        model.biases[0].copy_(torch.tensor([0.0, 0.4, 0.0] * 3))
+    expected = torch.autograd.functional.jacobian(lambda row: model(row[None])[0], x)
+    torch.testing.assert_close(made_jacobian(model, x), expected)
+    assert (expected != 0).any()
 
 
 def test_made_jacobian__rejects_bad_input() -> None:

@@ -124,7 +124,7 @@ def test_repeat_output_mask__rejects_bad_count() -> None:
 
 def test_split_mixture_outputs__matches_python_loop() -> None:
     """变量 i 的第 g 组第 k 个参数在第 3Ki + Kg + k 列。"""
-    raw, n, mixtures = _normal(2, 24), 4, 2
+    raw, n, mixtures = _normal(2, 60), 4, 5
     groups = split_mixture_outputs(raw, n)
     for g, b, i, k in product(range(3), range(2), range(n), range(mixtures)):
         assert groups[g][b, i, k] == raw[b, 3 * mixtures * i + mixtures * g + k]
@@ -150,7 +150,7 @@ def test_split_mixture_outputs__is_invariant_to_mask_layout() -> None:
 
 def test_split_mixture_outputs__rejects_wrong_width() -> None:
     """列数不是 3n 的正整数倍时报错。"""
-    for width in (0, 7):
+    for width in (0, 7, 8, 9):
         with pytest.raises(ValueError, match="raw 的列数"):
             split_mixture_outputs(torch.zeros(2, width), 2)
     with pytest.raises(ValueError, match="n 必须"):
@@ -247,6 +247,10 @@ def test_dequantisation_bound__equals_log_probability_for_flat_density() -> None
     sides = dequantisation_bound(lambda y: table[y[:, 0].long()].log(), x, noise)
     for side in sides:
         torch.testing.assert_close(side, table.log())
+    # 允许的最大整数 2^20 − 1
+    sides = dequantisation_bound(lambda y: y[:, 0].floor(), x[:1] + 2**20 - 1, 0.5 * noise[:1, :1])
+    for side in sides:
+        assert side.tolist() == [2**20 - 1]
 
 
 def test_dequantisation_bound__equals_exercise() -> None:
@@ -260,7 +264,7 @@ def test_dequantisation_bound__equals_exercise() -> None:
 
 
 def test_dequantisation_bound__rejects_bad_input() -> None:
-    """噪声为空或形状不符、x 不是整数时报错。"""
+    """噪声为空或形状不符、x 不是整数或不小于 2^20 时报错。"""
     x, noise = torch.tensor([[1]]), torch.zeros(2, 1, 1)
     with pytest.raises(ValueError, match="noise 的形状"):
         dequantisation_bound(_mixture_log_density, x, noise[0])
@@ -270,6 +274,8 @@ def test_dequantisation_bound__rejects_bad_input() -> None:
         dequantisation_bound(_mixture_log_density, x.float(), noise)
     with pytest.raises(ValueError, match="x "):
         dequantisation_bound(_mixture_log_density, x.expand(1, 2), noise)
+    with pytest.raises(ValueError, match="x "):
+        dequantisation_bound(_mixture_log_density, 2**20 * x, noise)
 
 
 def test_rescaled_log_density__matches_torch_transform() -> None:

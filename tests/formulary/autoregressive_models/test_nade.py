@@ -281,12 +281,11 @@ def test_NADE__bounds_initial_weights() -> None:
     """初始权重在 ±1/√(输入宽度) 之间，偏置为零，同一个种子给出同样的参数。"""
     model, twin = (NADE(30, 20, torch.Generator().manual_seed(9)) for _ in range(2))
     assert model.weight.shape == (20, 30)
-    assert 0.9 * 30**-0.5 < model.weight.abs().max() <= 30**-0.5
-    assert 0.9 * 20**-0.5 < model.output_weight.abs().max() <= 20**-0.5
+    for values, bound in ((model.weight, 30**-0.5), (model.output_weight, 20**-0.5)):
+        assert 0.9 * bound < values.max() <= bound
+        assert -bound <= values.min() < -0.9 * bound
     assert (model.bias == 0).all()
     assert (model.output_bias == 0).all()
-    assert model.weight.min() < 0 < model.weight.max()
-    assert model.output_weight.min() < 0 < model.output_weight.max()
     for one, other in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(one, other)
 

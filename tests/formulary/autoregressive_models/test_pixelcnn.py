@@ -122,6 +122,14 @@ def test_PixelCNN__differs_from_doubled_residual() -> None:
     torch.testing.assert_close(model.head(h).flatten(1), 2**15 * model(x))
 
 
+def test_PixelCNN__is_linear_without_layers() -> None:
+    """layers = 0 时只有第一层与输出层，对数几率是 x 的仿射函数。"""
+    model = _model(3, 4, channels=5, layers=0)
+    x, y = _random(2, 12), _random(2, 12, seed=6)
+    middle = (model(x) + model(y)) / 2
+    torch.testing.assert_close(model((x + y) / 2), middle)
+
+
 def test_PixelCNN__preserves_parameter_count() -> None:
     """参数个数与图像大小无关；同样的种子给出同样的参数。"""
     sizes = [

@@ -40,8 +40,8 @@ def test_RecurrentAutoregressive__matches_nn_rnn() -> None:
 
 
 def test_RecurrentAutoregressive__is_normalized() -> None:
-    """八个变量的 256 种取法，概率之和等于 1；长度换成五个，同一组参数也归一。"""
-    for n in (8, 5):
+    """八个变量的 256 种取法，概率之和等于 1；长度换成五个或一个，同一组参数也归一。"""
+    for n in (8, 5, 1):
         states = torch.tensor(list(itertools.product((0.0, 1.0), repeat=n)), dtype=torch.float64)
         total = bernoulli_log_prob(_model()(states), states).exp().sum()
         torch.testing.assert_close(total, torch.ones((), dtype=torch.float64))

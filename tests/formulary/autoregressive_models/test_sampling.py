@@ -112,7 +112,7 @@ def test_ancestral_sample__differs_from_wrong_order() -> None:
 
 
 def test_ancestral_sample__preserves_known_prefix() -> None:
-    """给定的变量保持原值，而且模型只被调用 n − T 次。"""
+    """给定的变量保持原值，类型可以与均匀数不同，而且模型只被调用 n − T 次。"""
     tables, order = _tables(1), ORDER.tolist()
     known = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
     calls, model = [], _table_model(tables, order)
@@ -121,8 +121,12 @@ def test_ancestral_sample__preserves_known_prefix() -> None:
         calls.append(len(x))
         return model(x)
 
-    x = ancestral_sample(counted, _uniforms(3, N), ORDER, known)
+    x = ancestral_sample(counted, _uniforms(3, N), ORDER, known.float())
     torch.testing.assert_close(x[:, ORDER[:2]], known)
+    assert calls == [3] * (N - 2)
+    # 全部给定：没有什么可抽
+    again = ancestral_sample(counted, _uniforms(3, N), ORDER, x[:, ORDER])
+    torch.testing.assert_close(again, x)
     assert calls == [3] * (N - 2)
 
 
@@ -165,6 +169,8 @@ def test_ancestral_sample__equals_hand_example() -> None:
 
     x = ancestral_sample(model, uniforms)
     assert x.tolist() == [[1, 1], [1, 0], [0, 1], [0, 0]]
+    # 均匀数恰好等于概率 1/2 时取 0
+    assert ancestral_sample(torch.zeros_like, torch.tensor([[0.5, 0.4999]])).tolist() == [[0, 1]]
     # 只有自然次序才符合这个模型；倒着抽，第二位看不到第一位
     reversed_order = ancestral_sample(model, uniforms, torch.tensor([1, 0]))
     assert reversed_order.tolist() == [[1, 1], [1, 1], [0, 1], [0, 0]]
@@ -288,6 +294,13 @@ def test_incremental_sample__is_one_step_per_variable() -> None:
     x = incremental_sample(step, uniforms)
     assert seen == [([0.0, 0.0], None), ([1.0, 0.0], 1), ([0.0, 1.0], 2)]
     assert x.tolist() == [[1, 0, 1], [0, 1, 0]]
+
+
+def test_incremental_sample__equals_boundary_example() -> None:
+    """概率恰为 1/2 时，u = 1/2 取 0，略小于 1/2 取 1。"""
+    uniforms = torch.tensor([[0.5, 0.4999], [0.4999, 0.5]])
+    x = incremental_sample(lambda previous, _: (torch.zeros_like(previous), None), uniforms)
+    assert x.tolist() == [[0, 1], [1, 0]]
 
 
 def test_incremental_sample__rejects_bad_uniforms() -> None:

@@ -80,6 +80,16 @@ def test_chain_rule_factors__is_normalized_for_impossible_prefix() -> None:
     torch.testing.assert_close(chain_rule_compose(factors), joint)
 
 
+def test_chain_rule_factors__is_differentiable_at_impossible_prefix() -> None:
+    """前缀的概率为零时，导数也不出现 NaN：那一行恒为均匀分布，对它的导数是零。"""
+    joint = torch.tensor([[0.0, 0.0, 0.0], [0.2, 0.3, 0.5]], dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda p: chain_rule_factors(p)[1], joint)
+    assert (jacobian[0] == 0).all()
+    # 另一行的和是 1，商对分子、分母的导数是 δ_ab 与 −p(b | x_1)
+    expected = torch.eye(3, dtype=torch.float64) - joint[1][:, None]
+    torch.testing.assert_close(jacobian[1, :, 1], expected)
+
+
 def test_chain_rule_factors__rejects_bad_joint() -> None:
     """零维、不是浮点数、和不为 1 或有负数时报错。"""
     for joint in (
@@ -108,7 +118,9 @@ def test_chain_rule_compose__matches_python_loop() -> None:
 
 
 def test_chain_rule_compose__preserves_joint_in_every_order() -> None:
-    """四个变量的全部 24 种次序，先拆后拼都还原同一个联合分布。"""
+    """四个变量的全部 24 种次序，先拆后拼都还原同一个联合分布；只有一个变量时原样返回。"""
+    single = _joint(3)
+    torch.testing.assert_close(chain_rule_compose([single]), single)
     joint = _joint(2, 2, 2, 2)
     for order in itertools.permutations(range(4)):
         permuted = joint.permute(order)

@@ -52,6 +52,8 @@ def test_prefix_gaps__matches_python_loop() -> None:
     torch.testing.assert_close(forced, torch.tensor(expected[0], dtype=torch.float64))
     torch.testing.assert_close(free, torch.tensor(expected[1], dtype=torch.float64))
     assert (forced - free).abs().max() > 0.01
+    for side in prefix_gaps(torch.zeros_like, torch.ones_like, 2):  # 不说明类型时
+        assert side.dtype == torch.float32
 
 
 def test_prefix_gaps__equals_joint_divergence() -> None:

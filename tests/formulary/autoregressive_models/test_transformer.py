@@ -94,12 +94,13 @@ def test_TransformerAutoregressive__matches_cached_steps() -> None:
 
 
 def test_TransformerAutoregressive__matches_incremental_sampling() -> None:
-    """同样的均匀数，用缓存的采样与每步重算整个前缀的采样逐位相同。"""
-    model = _model(10)
+    """同样的均匀数，用缓存的采样与每步重算整个前缀的采样逐位相同，一层与两层都如此。"""
     uniforms = torch.rand(200, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    slow, fast = ancestral_sample(model, uniforms), incremental_sample(model.step, uniforms)
-    torch.testing.assert_close(fast, slow)
-    assert len(fast.unique(dim=0)) > 20
+    for layers in (1, 2):
+        model = _model(10, layers)
+        slow, fast = ancestral_sample(model, uniforms), incremental_sample(model.step, uniforms)
+        torch.testing.assert_close(fast, slow)
+        assert len(fast.unique(dim=0)) > 20
 
 
 def test_TransformerAutoregressive__preserves_seeded_parameters() -> None:
@@ -111,6 +112,15 @@ def test_TransformerAutoregressive__preserves_seeded_parameters() -> None:
         generator = torch.Generator().manual_seed(7)
         outputs.append(TransformerAutoregressive(5, 8, 2, 1, generator=generator)(x))
     torch.testing.assert_close(outputs[0], outputs[1])
+
+
+def test_TransformerAutoregressive__is_scaled_by_width() -> None:
+    """不给发生器时，开始符与位置向量的元素是标准差为 1/√d 的正态随机数。"""
+    torch.manual_seed(0)
+    model = TransformerAutoregressive(30, d=256, heads=2, layers=1)
+    for vectors in (model.start, model.positions):
+        # 256 个以上的样本，标准差的相对标准误不到 0.045
+        assert abs(16 * float(vectors.detach().std()) - 1) < 5 * 0.045
 
 
 def test_TransformerAutoregressive__preserves_parameter_count() -> None:

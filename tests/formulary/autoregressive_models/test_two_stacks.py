@@ -60,6 +60,13 @@ def test_two_stack_convolution__matches_python_loop() -> None:
     torch.testing.assert_close(actual, torch.tensor([h], dtype=torch.float64))
 
 
+def test_two_stack_convolution__preserves_batch() -> None:
+    """两张图一起算，与一张一张算相同。"""
+    x, vertical, horizontal = _random(2, 4, 5), _random(2, 3, 3, seed=1), _random(2, 3, seed=2)
+    alone = torch.cat([two_stack_convolution(row[None], vertical, horizontal) for row in x])
+    torch.testing.assert_close(two_stack_convolution(x, vertical, horizontal), alone)
+
+
 def test_two_stack_convolution__is_free_of_blind_spots() -> None:
     """层数够多时，每个像素看得到光栅次序在它之前的全部像素，一个不多，一个不少。"""
     rows, cols = 6, 7
