@@ -1,9 +1,13 @@
 """Shared fixtures: shape checks are on in every test but those of bad input."""
 
+import os
 from collections.abc import Iterator
 
 import jaxtyping
 import pytest
+
+# All is tested on the CPU: a process that has used a GPU can't fork the ranks of the DDP tests
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 
 from formulary_site.project import Project
@@ -67,8 +67,14 @@ def _check(site: Site) -> int:
     problems = check(site)
     for problem in problems:
         print(problem)
-    formulas, figures = len(site.registry.formulas), len(site.registry.figures)
-    print(f"{formulas} formulas, {figures} figures, {len(problems)} problems", file=sys.stderr)
+    registry = site.registry
+    kinds: dict[str, Sized] = {
+        "formulas": registry.formulas,
+        "figures": registry.figures,
+        "listings": registry.listings,
+    }
+    counts = ", ".join(f"{len(items)} {name}" for name, items in kinds.items())
+    print(f"{counts}, {len(problems)} problems", file=sys.stderr)
     return 1 if problems else 0
 
 

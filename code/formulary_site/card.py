@@ -1,19 +1,22 @@
-"""HTML of a formula with its counterpart and its proof, and of a figure.
+"""HTML of a formula with its counterpart and its proof, of a listing, and of a figure.
 
 Everything is readable without scripts: the code stands in a <details>, the runnable version is a
 link. Copy buttons start hidden; the script that makes them work shows them.
 """
 
 import posixpath
+from difflib import unified_diff
 from html import escape
+from xml.sax.saxutils import quoteattr
 
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
-from pygments.lexers import PythonLexer
+from pygments.lexer import Lexer
+from pygments.lexers import DiffLexer, PythonLexer
 
 from formulary_site.figures.drawing import Drawing
 from formulary_site.proof.evidence import Verdict
-from formulary_site.registry import Figure, Formula
+from formulary_site.registry import Figure, Formula, Item, Listing
 from formulary_site.site import Site
 
 
@@ -33,18 +36,6 @@ def relative(target: str, start: str, folders: bool = True) -> str:
 
 def formula(site: Site, formula: Formula, typeset: str, url: str) -> str:
     """The whole card of one formula, for a page at `url`."""
-    definition = site.definitions[formula.object]
-    verdict = site.verdicts[formula.id]
-    file = site.project.relative(definition.file)
-    code = highlight(definition.source, PythonLexer(), HtmlFormatter(nowrap=True)).rstrip("\n")
-    source = site.source_link(file, definition.line, definition.end_line)
-    place = f"formulary.{formula.object}"
-    where = (
-        f'<a href="{escape(source)}"><code>{place}</code></a>'
-        if source
-        else f"<code>{place}</code>"
-    )
-    snippet = relative(f"snippets/{formula.id}.py", url)
     number = f"({formula.number})"
     return (
         f'<div class="fm" id="{formula.id}" data-latex="{escape(formula.latex)}">'
@@ -53,16 +44,98 @@ def formula(site: Site, formula: Formula, typeset: str, url: str) -> str:
         f' aria-label="式 {number}">{typeset}</div>'
         f'<a class="fm-number" href="#{formula.id}" title="这个公式的永久链接">{number}</a>'
         "</div>"
-        f'<details class="fm-card" data-search-exclude><summary>'
-        f'<span class="fm-name"><code>{escape(definition.name)}</code></span>'
-        f'<span class="fm-state fm-{verdict.state}">{_state(verdict)}</span>'
-        "</summary>"
-        f'<div class="fm-actions">{_buttons(snippet)}</div>'
-        f'<div class="highlight"><pre class="no-copy" tabindex="0"><code>{code}</code></pre></div>'
-        f'<p class="fm-source">{where}　<a href="{snippet}" download>下载可运行版本</a></p>'
-        f"{_evidence(site, verdict)}"
-        "</details></div>"
+        f"{_counterpart(site, formula, url, ('code', 'latex', 'runnable'))}</div>"
     )
+
+
+def listing(site: Site, listing: Listing, caption: str, url: str) -> str:
+    """Code that is no formula: an object with its proof, or a whole script."""
+    if listing.object in site.scripts:
+        code = _script(site, listing, url)
+    else:
+        code = _counterpart(site, listing, url, ("code", "runnable"), unfolded=True)
+    label = f"代码 {listing.number}"
+    return (
+        f'<figure class="fm-listing" id="{listing.id}">'
+        f'<figcaption><a href="#{listing.id}">{label}</a>　{caption}</figcaption>{code}</figure>'
+    )
+
+
+def _counterpart(
+    site: Site, item: Item, url: str, copies: tuple[str, ...], unfolded: bool = False
+) -> str:
+    """The source of an item's object, its runnable version and its proof."""
+    definition = site.definitions[item.object]
+    verdict = site.verdicts[item.id]
+    file = site.project.relative(definition.file)
+    source = site.source_link(file, definition.line, definition.end_line)
+    snippet = relative(f"snippets/{item.id}.py", url)
+    return _card(
+        name=definition.name,
+        state=f'<span class="fm-state fm-{verdict.state}">{_state(verdict)}</span>',
+        buttons=_buttons(snippet, copies),
+        code=_highlighted(definition.source, PythonLexer()),
+        where=_where(f"formulary.{item.object}", source),
+        download=f'<a href="{snippet}" download>下载可运行版本</a>',
+        evidence=_evidence(site, verdict),
+        unfolded=unfolded,
+    )
+
+
+def _script(site: Site, listing: Listing, url: str) -> str:
+    """A whole script; where it is compared with another, what differs, and the whole folded."""
+    file = site.scripts[listing.object]
+    text = file.read_text("utf-8")
+    difference = ""
+    if listing.against and (other := site.definitions.module_file(listing.against)):
+        before = other.read_text("utf-8")
+        lines = unified_diff(
+            before.splitlines(), text.splitlines(), other.name, file.name, lineterm="", n=2
+        )
+        difference = _highlighted("\n".join(lines), DiffLexer())
+    snippet = relative(f"snippets/{listing.id}.py", url)
+    return difference + _card(
+        name=file.name,
+        state='<span class="fm-state">完整脚本</span>',
+        buttons=_buttons(snippet, ("code",)),
+        code=_highlighted(text, PythonLexer()),
+        where=_where(f"formulary.{listing.object}", site.source_link(site.project.relative(file))),
+        download=f'<a href="{snippet}" download="{file.name}">下载 {file.name}</a>',
+        evidence="",
+        unfolded=not difference,
+    )
+
+
+def _card(
+    *,
+    name: str,
+    state: str,
+    buttons: str,
+    code: str,
+    where: str,
+    download: str,
+    evidence: str,
+    unfolded: bool,
+) -> str:
+    return (
+        f'<details class="fm-card" data-search-exclude{" open" if unfolded else ""}><summary>'
+        f'<span class="fm-name"><code>{escape(name)}</code></span>{state}</summary>'
+        f'<div class="fm-actions">{buttons}</div>{code}'
+        f'<p class="fm-source">{where}　{download}</p>{evidence}</details>'
+    )
+
+
+def _highlighted(text: str, lexer: Lexer) -> str:
+    code = highlight(text, lexer, HtmlFormatter(nowrap=True)).rstrip("\n")
+    return (
+        f'<div class="highlight"><pre class="no-copy" tabindex="0"><code>{code}</code></pre></div>'
+    )
+
+
+def _where(place: str, source: str) -> str:
+    """A module path, linked to its source in the repository, if that is known."""
+    code = f"<code>{place}</code>"
+    return f'<a href="{escape(source)}">{code}</a>' if source else code
 
 
 def figure(figure: Figure, drawing: Drawing, caption: str, url: str) -> str:
@@ -81,12 +154,13 @@ def figure(figure: Figure, drawing: Drawing, caption: str, url: str) -> str:
     )
 
 
-def _buttons(snippet: str) -> str:
-    return (
-        '<button type="button" class="fm-copy" data-copy="code" hidden>复制代码</button>'
-        '<button type="button" class="fm-copy" data-copy="latex" hidden>复制 LaTeX</button>'
-        f'<button type="button" class="fm-copy" data-copy="runnable" data-url="{snippet}" hidden>'
-        "复制可运行版本</button>"
+def _buttons(snippet: str, copies: tuple[str, ...]) -> str:
+    labels = {"code": "复制代码", "latex": "复制 LaTeX", "runnable": "复制可运行版本"}
+    return "".join(
+        f'<button type="button" class="fm-copy" data-copy="{what}"'
+        f"{f' data-url={quoteattr(snippet)}' if what == 'runnable' else ''} hidden>"
+        f"{labels[what]}</button>"
+        for what in copies
     )
 
 

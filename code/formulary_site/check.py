@@ -1,7 +1,7 @@
 """The check that CLI, tests and builders share: all that is wrong with the source, and where."""
 
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 from markdown import Markdown
@@ -12,21 +12,20 @@ from formulary_site.figures.drawing import FigureError
 from formulary_site.notebooks import runs
 from formulary_site.problems import Problem, SourceError, suggestion
 from formulary_site.proof import links
-from formulary_site.registry import EXCERPT_END, Page
+from formulary_site.registry import EXCERPT_END, Listing, Page
 from formulary_site.site import Site
 
 
 def source_problems(site: Site) -> list[Problem]:
     """What can be told without rendering a page."""
-    formulas = site.registry.formulas
     return [
         *site.registry.problems,
         *(problem for page in site.registry.pages for problem in _front_matter(site, page)),
         *_objects(site),
         *_figures(site),
         *_snippets(site),
-        *links.problems(site.project, site.definitions, site.objects),
-        *site.evidence.problems(formulas.values(), site.definitions, site.tests),
+        *links.problems(site.project, site.definitions, site.objects, site.scripts),
+        *site.evidence.problems(site.registry.proven.values(), site.definitions, site.tests),
         *runs.problems(site.project, site.definitions),
     ]
 
@@ -88,28 +87,42 @@ def _file(site: Site, page: Page) -> str:
 def _objects(site: Site) -> Iterator[Problem]:
     definitions = site.definitions
     public = [definition.path for definition in definitions.public()]
-    for formula in site.registry.formulas.values():
-        definition = definitions.get(formula.object)
-        if not formula.object:
+    for item in site.registry.proven.values():
+        definition = definitions.get(item.object)
+        if not item.object:
             continue  # a missing option, which the scan reports
+        if isinstance(item, Listing) and (yield from _against(site, item)):
+            continue
         if definition is None:
             yield Problem(
-                formula.file,
-                formula.line,
+                item.file,
+                item.line,
                 "unknown-object",
-                f"formulary.{formula.object} does not exist",
-                "name a function or class below code/formulary"
-                f"{suggestion(formula.object, public)}",
+                f"formulary.{item.object} does not exist",
+                f"name a function or class below code/formulary{suggestion(item.object, public)}",
             )
         elif not definition.is_public or definition.kind == "constant":
             what = "private" if not definition.is_public else "not a function or class"
             yield Problem(
-                formula.file,
-                formula.line,
+                item.file,
+                item.line,
                 "bad-object",
-                f"formulary.{formula.object} is {what}",
+                f"formulary.{item.object} is {what}",
                 "name a public function or class",
             )
+
+
+def _against(site: Site, listing: Listing) -> Generator[Problem, None, bool]:
+    """Whether the listing shows a script; and what it is compared with must be one, too."""
+    is_script = listing.object in site.scripts
+    if listing.against and not is_script:
+        message = f"formulary.{listing.object} is no module, so it has no difference from another"
+        yield Problem(listing.file, listing.line, "bad-object", message, "drop `against`")
+    elif listing.against and not site.definitions.module_file(listing.against):
+        message = f"formulary.{listing.against} is no module"
+        mend = "let `against` name a module below code/formulary"
+        yield Problem(listing.file, listing.line, "unknown-object", message, mend)
+    return is_script
 
 
 def _figures(site: Site) -> Iterator[Problem]:

@@ -60,15 +60,14 @@ class Definition:
     @cached_property
     def source(self) -> str:
         """Signature and body as written, comments kept, without docstrings."""
+        text = dict(enumerate(self.text.splitlines(), self.line))
         dropped: set[int] = set()
         for node in ast.walk(self.node):
             if (string := _docstring_node(node)) and string.end_lineno is not None:
-                dropped.update(range(string.lineno, string.end_lineno + 1))
-        lines = [
-            line
-            for number, line in enumerate(self.text.splitlines(), self.line)
-            if number not in dropped
-        ]
+                end = string.end_lineno
+                blank_after = end + 1 in text and not text[end + 1].strip()  # as after a class's
+                dropped.update(range(string.lineno, end + 1 + blank_after))
+        lines = [line for number, line in text.items() if number not in dropped]
         return inspect.cleandoc("\n" + "\n".join(lines)).rstrip() + "\n"
 
 
@@ -120,6 +119,12 @@ class Definitions:
 
     def __iter__(self) -> Iterator[Definition]:
         return iter(self._found.values())
+
+    def module_file(self, path: str) -> Path | None:
+        """The file of the module `formulary.path`, or None if it is none."""
+        module = self._modules.get(f"{PACKAGE}.{path}")
+        file = module.filepath if module else None
+        return file if isinstance(file, Path) and file.stem != "__init__" else None
 
     def public(self) -> list[Definition]:
         """The functions and classes that readers may meet; a figure module's are drawings."""

@@ -1,4 +1,4 @@
-"""Python-Markdown extension: formula and figure fences, typeset mathematics, cross references.
+"""Python-Markdown extension: fences for formulas, figures and code, mathematics, references.
 
 It works under any builder that runs Python-Markdown. What a fence must look like is checked by
 `formulary_site.check`, which reports file and line; here a broken fence only has to raise, so
@@ -95,6 +95,12 @@ class FormularyExtension(Extension):
         fences = [
             {"name": "math", "class": "math", "validator": _validate, "format": _format_math},
             {"name": "figure", "class": "figure", "validator": _validate, "format": _format_figure},
+            {
+                "name": "listing",
+                "class": "listing",
+                "validator": _validate,
+                "format": _format_listing,
+            },
         ]
         md.registerExtensions(
             ["pymdownx.superfences", "pymdownx.arithmatex"],
@@ -179,10 +185,32 @@ def _format_figure(
     if drawing is None or isinstance(drawing, Exception):
         raise SuperFencesException(f"figure fence: {figure.object} can't be drawn: {drawing}")
     facts.ids.append(figure.id)
-    # The caption is Markdown, too; its own parser has no fences and no headings
-    caption = Markdown(extensions=[_CaptionExtension()]).convert(figure.caption)
-    caption = caption.removeprefix("<p>").removesuffix("</p>")
-    return card.figure(figure, drawing, caption, facts.url)
+    return card.figure(figure, drawing, _caption(figure.caption), facts.url)
+
+
+def _format_listing(
+    source: str,
+    language: str,
+    class_name: str,
+    options: dict[str, str],
+    md: Markdown,
+    **_: Any,
+) -> str:
+    site = Site.current()
+    facts = _facts(md)
+    listing = site.registry.listings.get(options["id"])
+    if listing is None:
+        raise SuperFencesException(
+            f"listing fence: '{options['id']}' is not in the registry of docs/"
+        )
+    facts.ids.append(listing.id)
+    return card.listing(site, listing, _caption(listing.caption), facts.url)
+
+
+def _caption(text: str) -> str:
+    """A caption is Markdown, too; its own parser has no fences and no headings."""
+    caption = Markdown(extensions=[_CaptionExtension()]).convert(text)
+    return caption.removeprefix("<p>").removesuffix("</p>")
 
 
 class _CaptionExtension(Extension):
@@ -217,7 +245,7 @@ class _InlineMath(Treeprocessor):
 
 
 class _CrossReferences(Treeprocessor):
-    """`[](#id)` becomes 「式 (3)」 or 「图 1」, linked, on the same page or across pages."""
+    """`[](#id)` becomes 「式 (3)」, 「图 1」 or 「代码 2」, linked, also across pages."""
 
     def __init__(self, md: Markdown, urls: bool = False) -> None:
         super().__init__(md)
@@ -235,8 +263,10 @@ class _CrossReferences(Treeprocessor):
                 label, page, url = f"式 ({formula.number})", formula.page, formula.url
             elif drawn := registry.figures.get(name):
                 label, page, url = f"图 {drawn.number}", drawn.page, drawn.url
+            elif listed := registry.listings.get(name):
+                label, page, url = f"代码 {listed.number}", listed.page, listed.url
             else:
-                raise SuperFencesException(f"[](#{name}) refers to no formula or figure")
+                raise SuperFencesException(f"[](#{name}) refers to no formula, figure or listing")
             link.set("class", "fm-reference")
             if page == facts.page:
                 link.text = label

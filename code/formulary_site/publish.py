@@ -30,9 +30,10 @@ def publish(site: Site, folder: Path) -> None:
         source = importlib.resources.files("formulary_site") / "assets" / name
         (assets / name).write_text(source.read_text("utf-8"), "utf-8")
     (folder / "snippets").mkdir(exist_ok=True)
-    for formula in site.registry.formulas.values():
-        text = site.snippets[formula.object]
-        (folder / "snippets" / f"{formula.id}.py").write_text(text, "utf-8")
+    for item in site.registry.proven.values():
+        script = site.scripts.get(item.object)
+        text = script.read_text("utf-8") if script else site.snippets[item.object]
+        (folder / "snippets" / f"{item.id}.py").write_text(text, "utf-8")
     text = json.dumps(entries(site), ensure_ascii=False, indent=1)
     (folder / "formulas.json").write_text(text + "\n", "utf-8")
 

@@ -1,11 +1,11 @@
-"""Every formula and figure of the site, from one scan of `docs/`.
+"""Every formula, figure and listing of the site, from one scan of `docs/`.
 
 The scan reads Markdown line by line, so that each thing and each problem has a file and a line.
 CLI, tests and builders share it; nothing here renders, imports torch or knows MkDocs.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,12 @@ import yaml
 from formulary_site.problems import Problem, suggestion
 from formulary_site.project import Project
 
-FENCES = {"math": {"id", "code", "title"}, "figure": {"id", "code", "alt"}}
-OPTIONAL = {"title"}
+FENCES = {
+    "math": {"id", "code", "title"},
+    "figure": {"id", "code", "alt"},
+    "listing": {"id", "code", "against"},
+}
+OPTIONAL = {"title", "against"}
 EXCERPT_END = "<!-- more -->"
 
 _FENCE = re.compile(r"^(?P<indent>[\s>]*)(?P<ticks>`{3,}|~{3,})\s*(?P<header>[^`]*)$")
@@ -39,14 +43,15 @@ _STRAY_MATH = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """What formulas and figures share.
+    """What formulas, figures and listings share.
 
     Attributes:
         id: Kebab-case name, unique on the site.
         page: Path of the page below `docs`.
         url: Address of the item below the site's root.
         number: Number among its kind on its page, from 1.
-        object: Definition below `formulary` that computes or draws it.
+        object: Definition below `formulary` that computes, draws or is it; a listing's may be
+            a module, a whole script.
         file: Path below the project's root.
         line: Line of the fence.
     """
@@ -76,6 +81,19 @@ class Figure(Item):
     caption: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Listing(Item):
+    """One `listing` fence: code that is no formula.
+
+    Attributes:
+        against: Module that the listed one is shown as a difference from, or ''.
+        caption: In Markdown.
+    """
+
+    against: str
+    caption: str
+
+
 @dataclass
 class Page:
     """One Markdown page.
@@ -95,6 +113,7 @@ class Page:
     text: str
     formulas: list[Formula] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    listings: list[Listing] = field(default_factory=list)
     references: list[tuple[str, int]] = field(default_factory=list)
 
     @property
@@ -105,7 +124,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Registry:
-    """All pages with their formulas and figures, and what is wrong with their source."""
+    """All pages with what their fences say, and what is wrong with their source."""
 
     pages: tuple[Page, ...]
     problems: tuple[Problem, ...]
@@ -117,6 +136,15 @@ class Registry:
     @cached_property
     def figures(self) -> dict[str, Figure]:
         return {figure.id: figure for page in self.pages for figure in page.figures}
+
+    @cached_property
+    def listings(self) -> dict[str, Listing]:
+        return {listing.id: listing for page in self.pages for listing in page.listings}
+
+    @cached_property
+    def proven(self) -> dict[str, Formula | Listing]:
+        """All whose object must be proven by tests; a listed script has tests of its own."""
+        return {**self.formulas, **self.listings}
 
     @cached_property
     def by_path(self) -> dict[str, Page]:
@@ -133,7 +161,7 @@ def scan(project: Project) -> Registry:
     ]
     first: dict[str, Item] = {}
     for page in pages:
-        for item in (*page.formulas, *page.figures):
+        for item in (*page.formulas, *page.figures, *page.listings):
             if other := first.get(item.id):
                 problems.append(
                     Problem(
@@ -154,7 +182,7 @@ def scan(project: Project) -> Registry:
                         _file(project, page),
                         line,
                         "unknown-reference",
-                        f"[](#{name}) refers to no formula or figure",
+                        f"[](#{name}) refers to no formula, figure or listing",
                         f"use an id that exists{suggestion(name, first, '#')}",
                     )
                 )
@@ -191,6 +219,16 @@ def _scan_page(project: Project, path: Path, problems: list[Problem]) -> Page:
             _scan_fence(page, file, number, kind, fence, previous, problems)
             if excerpt:
                 problems.append(_in_excerpt(file, number, f"a {kind} fence"))
+        elif kind in ("python", "py", "pycon") and name.startswith("posts/"):
+            problems.append(
+                Problem(
+                    file,
+                    number,
+                    "untested-code",
+                    "Python in an article that no test runs",
+                    'put it in code/formulary and show it: ```listing id="…" code="…"',
+                )
+            )
         previous = line if fence is None else ""
     return page
 
@@ -271,7 +309,7 @@ def _scan_fence(
     def report(rule: str, message: str, mend: str) -> None:
         problems.append(Problem(file, number, rule, message, mend))
 
-    form = " ".join(f'{key}="…"' for key in sorted(FENCES[kind], reverse=kind == "math"))
+    form = " ".join(f'{key}="…"' for key in sorted(FENCES[kind], reverse=kind != "figure"))
     header = fence.header.removeprefix(kind)
     options = {match["key"]: match["value"] for match in _OPTION.finditer(header)}
     if rest := _OPTION.sub("", header).strip():
@@ -294,12 +332,16 @@ def _scan_fence(
     name = options.get("id", "")
     if name and not _KEBAB.fullmatch(name):
         report("bad-id", f"'{name}' is not kebab-case", "use a-z, 0-9 and single hyphens")
-    items = page.formulas if kind == "math" else page.figures
+    kinds: dict[str, Sized] = {
+        "math": page.formulas,
+        "figure": page.figures,
+        "listing": page.listings,
+    }
     shared: dict[str, Any] = {
         "id": name,
         "page": page.path,
         "url": f"{page.url}#{name}",
-        "number": len(items) + 1,
+        "number": len(kinds[kind]) + 1,
         "object": options.get("code", ""),
         "file": file,
         "line": number,
@@ -307,10 +349,13 @@ def _scan_fence(
     content = fence.body.strip()
     if kind == "math":
         page.formulas.append(Formula(title=options.get("title", ""), latex=content, **shared))
+        return
+    for offset, line in enumerate(fence.body.splitlines(), 1):  # a caption may cross-refer, too
+        _scan_line(page, file, number + offset, line, problems)
+    if kind == "listing":
+        against = options.get("against", "")
+        page.listings.append(Listing(against=against, caption=content, **shared))
     else:
-        # A caption may cross-refer, too
-        for offset, line in enumerate(fence.body.splitlines(), 1):
-            _scan_line(page, file, number + offset, line, problems)
         page.figures.append(Figure(alt=options.get("alt", ""), caption=content, **shared))
 
 

@@ -1,6 +1,7 @@
 """All that one build of the site shares: registry, definitions, proof, MathJax, figures."""
 
 from functools import cached_property
+from pathlib import Path
 
 from formulary_site.definitions import Definitions
 from formulary_site.figures.drawing import Drawing, FigureError, draw_all
@@ -67,13 +68,13 @@ class Site:
     def verdicts(self) -> dict[str, Verdict]:
         """How each formula's counterpart was proven, by the last run of the tests."""
         return {
-            formula.id: self.evidence.verdict(formula, self.definitions, self.tests)
-            for formula in self.registry.formulas.values()
+            name: self.evidence.verdict(item, self.definitions, self.tests)
+            for name, item in self.registry.proven.items()
         }
 
     @cached_property
     def snippets(self) -> dict[str, str]:
-        """The runnable version of each object that a formula names.
+        """The runnable version of each object that a formula or listing names.
 
         Raises:
             SourceError: Some cannot stand alone.
@@ -82,14 +83,22 @@ class Site:
 
     @cached_property
     def objects(self) -> set[str]:
-        """The definitions that formulas name, those that exist."""
-        return {f.object for f in self.registry.formulas.values() if f.object in self.definitions}
+        """The definitions that formulas and listings name, those that exist."""
+        return {
+            item.object for item in self.registry.proven.values() if item.object in self.definitions
+        }
 
-    def source_link(self, file: str, line: int, end_line: int | None = None) -> str:
-        """Address of a file's lines in the repository, or '' when none is configured."""
+    @cached_property
+    def scripts(self) -> dict[str, Path]:
+        """The modules that listings show whole, and their files."""
+        named = {item.object for item in self.registry.listings.values()}
+        return {name: file for name in named if (file := self.definitions.module_file(name))}
+
+    def source_link(self, file: str, line: int = 0, end_line: int = 0) -> str:
+        """Address of a file, or of lines of it, in the repository; '' when none is configured."""
         if not self.project.repository:
             return ""
-        lines = f"#L{line}" + (f"-L{end_line}" if end_line else "")
+        lines = (f"#L{line}" if line else "") + (f"-L{end_line}" if end_line else "")
         return f"{self.project.repository}/blob/main/{file}{lines}"
 
     def close(self) -> None:

@@ -4,16 +4,22 @@ import sys
 
 import autoregressive
 import build
+import checkpointing
 import nade
 import paint
+import ring
 import rotation
+import tape
 
 ALL = {
     "rotation": rotation.main,
+    "tape": tape.main,
     "nade": nade.main,
     "autoregressive": autoregressive.main,
     "build": build.main,
+    "checkpointing": checkpointing.main,
     "paint": paint.main,
+    "ring": ring.main,
 }
 
 if __name__ == "__main__":

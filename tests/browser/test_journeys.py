@@ -18,9 +18,9 @@ ARTICLE = "旋转式位置编码（一）：推导与布局"
 CARD = "#rope-rotation-2d"
 
 
-def copied(page, label: str) -> str:
+def copied(page, label: str, card: str = CARD) -> str:
     """What a button of the card puts on the clipboard, once it says that it has."""
-    button = page.locator(CARD).get_by_role("button", name=label)
+    button = page.locator(card).get_by_role("button", name=label)
     handle = button.element_handle()
     button.click()
     page.wait_for_function("(button) => button.textContent === '已复制'", arg=handle)
@@ -103,6 +103,21 @@ def test_code_opens_and_each_button_copies(read) -> None:
     assert outcome.ok, outcome.traceback
 
 
+def test_whole_script_is_compared_copied_and_downloaded(read) -> None:
+    page = read().open("ddp/")
+    listing = page.locator("#ddp-script")
+    expect(listing.locator("pre").first).to_contain_text("+++ train_ddp.py")
+    expect(listing.locator("details pre")).to_be_hidden()
+    listing.locator("summary").click()
+    expect(listing.locator("details pre")).to_be_visible()
+    script = (PROJECT.code / "formulary/ddp/train_ddp.py").read_text("utf-8")
+    assert copied(page, "复制代码", "#ddp-script details") == script
+    with page.expect_download() as download:
+        listing.get_by_role("link", name="下载 train_ddp.py").click()
+    assert download.value.suggested_filename == "train_ddp.py"
+    assert download.value.path().read_text("utf-8") == script
+
+
 @pytest.mark.parametrize(
     ("query", "term", "series"),
     [
@@ -118,6 +133,10 @@ def test_code_opens_and_each_button_copies(read) -> None:
         ("缺失像素", "缺失像素", "mnist-joint"),
         ("流匹配", "流匹配", "generative-models"),
         ("变分自编码器", "变分自编码器", "generative-models"),
+        ("自动求导", "自动求导", "autograd"),
+        ("标签平滑", "标签平滑", "nn-and-functional"),
+        ("环形归约", "环形归约", "ddp"),
+        ("断点续训", "断点续训", "ddp"),
     ],
 )
 def test_search_finds_articles(read, query: str, term: str, series: str) -> None:

@@ -79,7 +79,15 @@ tags: [good]
 y = 3x
 ```
 
-参见 [](#small-double)。
+参见 [](#small-double) 与 [](#small-script)。
+
+```listing id="small-listing" code="small.core.double"
+一个函数，$x$ 是输入。
+```
+
+```listing id="small-script" code="small.script" against="small.script_before"
+多了一行，见 [](#small-double)。
+```
 """,
     "code/formulary/__init__.py": '"""公式集。"""\n',
     "code/formulary/small/__init__.py": '"""小例。"""\n',
@@ -114,6 +122,29 @@ def triple(x: Tensor) -> Tensor:
 def scale(x: Tensor, factor: int) -> Tensor:
     """把 x 乘以 factor。"""
     return factor * x
+''',
+    "code/formulary/small/script_before.py": '''\
+"""加倍之前。"""
+
+import torch
+
+if __name__ == "__main__":
+    x = torch.ones(2)
+    print(x)
+''',
+    "code/formulary/small/script.py": '''\
+"""加倍。"""
+
+import torch
+
+
+def main() -> None:
+    """加倍并打印。"""
+    print(2 * torch.ones(2))
+
+
+if __name__ == "__main__":
+    main()
 ''',
     "code/formulary/small/figures.py": '''\
 """小例的插图。"""
@@ -162,14 +193,14 @@ def write_evidence(project: Project) -> None:
     """The lock file that a green run of the project's tests would write."""
     site = Site(project)
     entries = {}
-    for formula in site.registry.formulas.values():
-        if formula.object in site.definitions:
+    for item in site.registry.proven.values():
+        if item.object in site.definitions:
             shown = tuple(
                 Shown(test.name, test.docstring, test.kind, "passed")
-                for test in site.tests.get(formula.object, [])
+                for test in site.tests.get(item.object, [])
             )
-            digest = site.definitions.digest(formula.object)
-            entries[formula.id] = Entry(formula.object, digest, 1e-7, shown)
+            digest = site.definitions.digest(item.object)
+            entries[item.id] = Entry(item.object, digest, 1e-7, shown)
     Evidence("2.13.0", entries).save(project)
 
 

@@ -97,6 +97,33 @@ def test_cross_references_lead_to_formulas_on_both_pages(site: Path) -> None:
     assert there.get_text() == "《小例》式 (1)"
 
 
+def test_listing_shows_code_proof_and_caption(site: Path) -> None:
+    listing = page(site / "small" / "more" / "index.html").find(id="small-listing")
+    assert listing.figcaption.get_text().startswith("代码 1")
+    assert listing.select_one("figcaption mjx-container")
+    assert listing.details.has_attr("open")
+    assert listing.pre.get_text().startswith("def double(x: Tensor)")
+    assert "2 项测试" in listing.select_one(".fm-state").get_text()
+    assert [b["data-copy"] for b in listing.select("button")] == ["code", "runnable"]
+    assert "print(double" in (site / "snippets" / "small-listing.py").read_text("utf-8")
+
+
+def test_script_is_shown_as_a_difference_and_whole(site: Path) -> None:
+    more = page(site / "small" / "more" / "index.html")
+    listing = more.find(id="small-script")
+    difference, whole = (pre.get_text() for pre in listing.select("pre"))
+    assert "--- script_before.py\n+++ script.py\n" in difference
+    assert "\n-    print(x)\n" in difference
+    assert "\n+    print(2 * torch.ones(2))\n" in difference
+    script = (site.parent / "code/formulary/small/script.py").read_text("utf-8")
+    assert whole + "\n" == script
+    assert not listing.details.has_attr("open")
+    link = listing.select_one("a[download]")
+    assert link["download"] == "script.py"
+    assert (site / "small" / "more" / link["href"]).resolve().read_text("utf-8") == script
+    assert more.select_one('.fm-reference[href="#small-script"]').get_text() == "代码 2"
+
+
 def test_figure_is_there_in_both_schemes(site: Path) -> None:
     figure = page(site / "small" / "index.html").find(id="fig-small")
     sources = [image["src"] for image in figure.select("img")]

@@ -31,7 +31,7 @@ BROKEN = {
     "bad-id": (MORE, 'id="small-triple"', 'id="Small_Triple"', MORE, "```math"),
     "unknown-object": (PAGE, "core.double", "core.doubel", PAGE, FENCE),
     "bad-object": (PAGE, '"small.core.double"', '"small.core.FACTOR"', PAGE, FENCE),
-    "unclosed-fence": (MORE, "y = 3x\n```", "y = 3x", MORE, "```math"),
+    "unclosed-fence": (MORE, "见 [](#small-double)。\n```", "见", MORE, 'id="small-script"'),
     "tex-error": (MORE, "y = 3x", r"y = \frac{3x", MORE, r"\frac"),
     "unknown-reference": (PAGE, "[](#small-double)", "[](#small-doble)", PAGE, "#small-doble"),
     "fence-after-text": (PAGE, "。\n\n```math", "。\n```math", PAGE, FENCE),
@@ -40,6 +40,7 @@ BROKEN = {
     "own-number": (MORE, "y = 3x", r"y = 3x \tag{7}", MORE, "```math"),
     "missing-snippet": (PAGE, "正文继续。", '--8<-- "core.py"', PAGE, "--8<--"),
     "fence-in-excerpt": (MORE, "开头。", "开头，[](#small-triple)。", MORE, "开头"),
+    "untested-code": (PAGE, "正文继续。", "```python\nx = 1\n```", PAGE, "```python"),
     "missing-figure": (PAGE, "figures.line", "figures.curve", PAGE, "```figure"),
     "image-without-alt": (PAGE, ' alt="一条直线"', "", PAGE, "```figure"),
     "missing-date": (PAGE, "date: 2026-11-20\n", "", PAGE, "---"),
@@ -138,6 +139,43 @@ def test_private_function_is_no_counterpart(small: Project, edit: Edit) -> None:
     edit(CORE, "return scale", "return _scale")
     edit(PAGE, "core.double", "core._scale")
     assert found(problems(small), "bad-object") == [(PAGE, line_of(small, PAGE, FENCE))]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rule"),
+    [
+        ('"small.script"', '"small.scripts"', "unknown-object"),
+        ('"small.script_before"', '"small.core.double"', "unknown-object"),
+        ('code="small.script"', 'code="small.core.double"', "bad-object"),
+        ('code="small.script"', 'code="small.core.FACTOR"', "bad-object"),
+        ('code="small.core.double"', 'code="small.core.doubel"', "unknown-object"),
+        ('code="small.core.double"', 'code="small.core.double" alt="a"', "unknown-option"),
+        ('code="small.core.double"\n', "\n", "missing-option"),
+        ("一个函数，$x$ 是输入。\n", "", "empty-fence"),
+    ],
+)
+def test_broken_listing_is_reported(
+    small: Project, edit: Edit, old: str, new: str, rule: str
+) -> None:
+    edit(MORE, old, new)
+    changed = "small-listing" if "double" in old or "一个" in old else "small-script"
+    assert (MORE, line_of(small, MORE, f'id="{changed}"')) in found(problems(small), rule)
+
+
+def test_object_of_a_listing_must_be_proven(small: Project, edit: Edit) -> None:
+    edit(MORE, 'code="small.core.double"', 'code="small.core.scale"')
+    result = problems(small)
+    assert found(result, "no-oracle") == [(CORE, line_of(small, CORE, "def scale"))]
+    assert found(result, "missing-evidence") or found(result, "stale-evidence")
+
+
+def test_function_of_a_script_that_no_page_shows_is_unused(small: Project, edit: Edit) -> None:
+    edit(MORE, 'code="small.script" against="small.script_before"', 'code="small.core.triple"')
+    write_evidence(small)
+    script = "code/formulary/small/script.py"
+    assert found(problems(small), "unused-function") == [
+        (script, line_of(small, script, "def main"))
+    ]
 
 
 def test_deleted_test_is_noticed(small: Project, edit: Edit) -> None:

@@ -20,7 +20,7 @@ def test_check_is_silent_on_right_source(here: Project, capsys: pytest.CaptureFi
     assert main(["check"]) == 0
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.strip() == "2 formulas, 1 figures, 0 problems"
+    assert output.err.strip() == "2 formulas, 1 figures, 2 listings, 0 problems"
 
 
 def test_check_reports_place_rule_and_mend(

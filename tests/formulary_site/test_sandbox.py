@@ -54,6 +54,14 @@ def test_a_warning_is_a_failure(sandbox: Sandbox) -> None:
     assert "UserWarning: old" in outcome.traceback
 
 
+@pytest.mark.parametrize(("module", "succeeds"), [("__main__", False), ("torch.other", True)])
+def test_only_warnings_that_a_reader_would_see_are_failures(
+    sandbox: Sandbox, module: str, succeeds: bool
+) -> None:
+    code = "import warnings\nwarnings.warn_explicit('old', DeprecationWarning, 'a.py', 1, '{}')"
+    assert sandbox.run(code.format(module)).ok is succeeds
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -152,14 +160,53 @@ with tempfile.TemporaryDirectory() as folder:
     [
         "import subprocess\nsubprocess.run(['true'])",
         "import os\nos.system('true')",
-        "import os\nos.fork()",
         "import socket\nsocket.create_connection(('127.0.0.1', 9))",
     ],
 )
-def test_processes_and_network_are_refused(sandbox: Sandbox, code: str) -> None:
+def test_programs_and_network_are_refused(sandbox: Sandbox, code: str) -> None:
     outcome = sandbox.run(code)
     assert not outcome.ok
     assert "is refused: a runnable version needs torch alone" in outcome.traceback
+
+
+def test_forked_processes_work_under_the_same_rules(sandbox: Sandbox) -> None:
+    code = """
+import multiprocessing
+
+def work(queue):
+    try:
+        import numpy
+    except ImportError as error:
+        queue.put(error.name)
+
+context = multiprocessing.get_context("fork")
+queue = context.SimpleQueue()
+process = context.Process(target=work, args=(queue,))
+process.start()
+print(queue.get())
+process.join()
+"""
+    outcome = sandbox.run(code, "numpy\n")
+    assert outcome.ok, outcome.traceback
+
+
+def test_forked_processes_end_with_the_run(sandbox: Sandbox) -> None:
+    code = """
+import os, time
+
+if sleeper := os.fork():
+    print(sleeper, flush=True)
+    os._exit(0)
+time.sleep(60)
+"""
+    started = time.monotonic()
+    outcome = sandbox.run(code, seconds=1.0)
+    assert "TimeoutError" in outcome.traceback  # the sleeper holds the pipes open
+    assert time.monotonic() - started < 30
+    left = Path(f"/proc/{outcome.stdout.strip()}/stat")
+    while left.exists() and ") Z " not in left.read_text("ascii"):  # at most not yet buried
+        assert time.monotonic() - started < 30, "the forked process lives on"
+        time.sleep(0.1)
 
 
 def test_runs_share_nothing(sandbox: Sandbox) -> None:

@@ -285,6 +285,44 @@ def test_imports_are_merged_and_minimal(tmp_path: Path) -> None:
     assert "\n# 示例\nprint(Fraction(1, 2) + f)\n# → 1/2\n" in code
 
 
+def test_an_import_from_the_package_in_an_example_keeps_the_name(tmp_path: Path) -> None:
+    helper = 'def g() -> int:\n    """二。"""\n    return 2\n'
+    text = f"""{IMPORTS}
+
+def f(x: int) -> int:
+    \"\"\"一。
+
+    示例:
+        >>> from formulary.demo.b import g
+        >>> f(g())
+        2
+    \"\"\"
+    return x
+"""
+    code = runnable(load(tmp_path, a=text, b=helper), "demo.a.f")
+    assert "def g() -> int:" in code
+    assert code.endswith("# 示例\nprint(f(g()))\n# → 2\n")
+
+
+def test_two_blank_lines_around_a_definition_in_an_example(tmp_path: Path) -> None:
+    text = f"""{IMPORTS}
+
+def f(x: int) -> int:
+    \"\"\"一。
+
+    示例:
+        >>> a = 1
+        >>> def g():
+        ...     return a
+        >>> f(g())
+        1
+    \"\"\"
+    return x
+"""
+    example = runnable(load(tmp_path, a=text), "demo.a.f").partition("# 示例\n")[2]
+    assert example == "a = 1\n\n\ndef g():\n    return a\n\n\nprint(f(g()))\n# → 1\n"
+
+
 def test_examples_of_every_form(tmp_path: Path) -> None:
     text = f'''{IMPORTS}
 

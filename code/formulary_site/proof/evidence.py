@@ -1,6 +1,6 @@
 """The lock file `docs/evidence.json`: what the last whole run of the tests showed.
 
-Each formula's entry holds the hash of the code that it was shown for, so that a formula whose
+The entry of a formula or listing holds the hash of the code that it was shown for: one whose
 code or tests have changed since counts as not proven until `make test` has run.
 """
 
@@ -13,7 +13,7 @@ from formulary_site.definitions import Definitions
 from formulary_site.problems import Problem
 from formulary_site.project import Project
 from formulary_site.proof.links import Test
-from formulary_site.registry import Formula
+from formulary_site.registry import Item
 
 Outcome = Literal["passed", "failed", "skipped", "not-executed", "missing"]
 State = Literal["proven", "stale", "missing", "failed"]
@@ -34,7 +34,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Entry:
-    """One formula in the lock file; `max_error` is a power of ten, or 0."""
+    """One formula or listing in the lock file; `max_error` is a power of ten, or 0."""
 
     object: str
     hash: str
@@ -52,7 +52,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How far a formula is proven.
+    """How far a formula's or listing's object is proven.
 
     Attributes:
         state: 'stale' if code or tests changed since the last run, 'missing' if there was none
@@ -119,44 +119,42 @@ class Evidence:
         content = {"torch": self.torch, "formulas": formulas}
         return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
 
-    def verdict(self, formula: Formula, definitions: Definitions, tests: Tests) -> Verdict:
+    def verdict(self, item: Item, definitions: Definitions, tests: Tests) -> Verdict:
         """Compare what was shown with the code and the tests of today."""
-        today = tests.get(formula.object, ())
-        entry = self.entries.get(formula.id)
+        today = tests.get(item.object, ())
+        entry = self.entries.get(item.id)
         shown = {test.name: test.outcome for test in entry.tests} if entry else {}
         outcomes = tuple(
             (test, shown.get(test.name, "missing")) for test in sorted(today, key=_order)
         )
-        if entry is None or formula.object not in definitions:
+        if entry is None or item.object not in definitions:
             return Verdict("missing", outcomes, 0.0)
-        return Verdict(_state(entry, formula, definitions, today), outcomes, entry.max_error)
+        return Verdict(_state(entry, item, definitions, today), outcomes, entry.max_error)
 
     def problems(
-        self, formulas: Iterable[Formula], definitions: Definitions, tests: Tests
+        self, items: Iterable[Item], definitions: Definitions, tests: Tests
     ) -> list[Problem]:
-        """Every formula that the last run doesn't prove as it stands."""
-        found: set[Problem] = set()  # two formulas of one object share the problems of its tests
-        for formula in formulas:
-            if formula.object in definitions:  # the check reports an unknown object
-                found.update(self._problems(formula, definitions, tests))
+        """Everything that the last run doesn't prove as it stands."""
+        found: set[Problem] = set()  # two items of one object share the problems of its tests
+        for item in items:
+            if item.object in definitions:  # the check reports an unknown object
+                found.update(self._problems(item, definitions, tests))
         return sorted(found)
 
-    def _problems(
-        self, formula: Formula, definitions: Definitions, tests: Tests
-    ) -> Iterator[Problem]:
-        verdict = self.verdict(formula, definitions, tests)
-        name = f"`{formula.object}`"
-        if verdict.state == "missing" and formula.id not in self.entries:
-            message = f"docs/evidence.json has no entry for `{formula.id}`, computed by {name}"
-            yield Problem(formula.file, formula.line, "missing-evidence", message, RUN)
+    def _problems(self, item: Item, definitions: Definitions, tests: Tests) -> Iterator[Problem]:
+        verdict = self.verdict(item, definitions, tests)
+        name = f"`{item.object}`"
+        if verdict.state == "missing" and item.id not in self.entries:
+            message = f"docs/evidence.json has no entry for `{item.id}`, whose object is {name}"
+            yield Problem(item.file, item.line, "missing-evidence", message, RUN)
         elif verdict.state == "stale":
             message = f"{name}, what it needs or its tests changed since they last ran"
-            yield Problem(formula.file, formula.line, "stale-evidence", message, RUN)
+            yield Problem(item.file, item.line, "stale-evidence", message, RUN)
         elif verdict.state == "failed":
             for test, outcome in verdict.outcomes:
                 if outcome == "not-executed":
                     message = f"`{test.name}` passed without ever running {name}"
-                    mend = f"call `{formula.object.rpartition('.')[2]}` in the test"
+                    mend = f"call `{item.object.rpartition('.')[2]}` in the test"
                     yield Problem(test.file, test.line, "test-not-executed", message, mend)
                 elif outcome != "passed":
                     message = f"`{test.name}` {outcome} in the last run, so {name} is not proven"
@@ -164,11 +162,9 @@ class Evidence:
                     yield Problem(test.file, test.line, "failed-test", message, mend)
 
 
-def _state(
-    entry: Entry, formula: Formula, definitions: Definitions, today: Sequence[Test]
-) -> State:
+def _state(entry: Entry, item: Item, definitions: Definitions, today: Sequence[Test]) -> State:
     signatures = sorted((test.name, test.docstring, test.kind) for test in today)
-    if (entry.object, entry.hash) != (formula.object, definitions.digest(formula.object)):
+    if (entry.object, entry.hash) != (item.object, definitions.digest(item.object)):
         return "stale"
     if _signatures(entry.tests) != signatures:
         return "stale"

@@ -10,6 +10,7 @@ from formulary_site.definitions import PACKAGE, Definition, Definitions
 from formulary_site.problems import Problem
 from formulary_site.project import Project
 from formulary_site.proof.test_files import TestFile
+from formulary_site.snippets.builder import example_needs
 
 Kind = Literal["oracle", "property", "negative"]
 
@@ -69,8 +70,16 @@ def tests_of(project: Project, definitions: Definitions) -> dict[str, list[Test]
     return _grouped(_read(project, definitions))
 
 
-def problems(project: Project, definitions: Definitions, objects: Collection[str]) -> list[Problem]:
-    """What is missing from the proof of `objects`, the definitions that formulas name."""
+def problems(
+    project: Project,
+    definitions: Definitions,
+    objects: Collection[str],
+    scripts: Collection[str] = (),
+) -> list[Problem]:
+    """What is missing from the proof of `objects`, the definitions that formulas or listings name.
+
+    Functions of `scripts`, modules that listings show whole, need not be named one by one.
+    """
     read = list(_read(project, definitions))
     broken = [found for found in read if isinstance(found, Problem)]
     linked = _grouped(read)
@@ -82,19 +91,21 @@ def problems(project: Project, definitions: Definitions, objects: Collection[str
         helper.path
         for path in objects
         if path in definitions
-        for helper in definitions.closure(path)
+        for used in (path, *example_needs(definitions, path))
+        for helper in definitions.closure(used)
     }
+    shown = {f"{PACKAGE}.{script}" for script in scripts}
     for definition in definitions.public():
         if definition.path in objects:
             continue
-        if definition.path not in needed:
+        if definition.path not in needed and definition.module not in shown:
             broken.append(
                 _at(
                     project,
                     definition,
                     "unused-function",
-                    f"no formula names `{definition.path}`, nor needs it",
-                    "name it in a math fence's `code` option, use it, or delete it",
+                    f"no formula or listing names `{definition.path}`, nor needs it",
+                    "name it in a fence's `code` option, use it, or delete it",
                 )
             )
         elif not definition.docstring:

@@ -106,10 +106,10 @@ class Recorder:
                 f"({len(expected) - len(absent)} of {len(expected)} tests of formulas ran"
                 f"{', some of their cases or others were left out' if self.partial else ''})"
             )
-        formulas = registry.scan(self.project).formulas.values()
+        proven = registry.scan(self.project).proven.values()
         torch = version("torch").partition("+")[0]  # the build's name (+cpu) is the machine's
         old = Evidence.load(self.project)
-        new = update(old, formulas, definitions, tests, self.records, torch)
+        new = update(old, proven, definitions, tests, self.records, torch)
         written = new.save(self.project)
         return f"docs/evidence.json {'rewritten' if written else 'unchanged'}"
 

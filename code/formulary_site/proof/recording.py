@@ -10,7 +10,7 @@ from typing import Any
 from formulary_site.definitions import Definition, Definitions
 from formulary_site.proof.evidence import Entry, Evidence, Outcome, Shown, Tests
 from formulary_site.proof.links import Test
-from formulary_site.registry import Formula
+from formulary_site.registry import Item
 
 Place = tuple[str, int]  # a code object's file and first line
 
@@ -35,7 +35,7 @@ class Record:
 
 def update(
     old: Evidence,
-    formulas: Iterable[Formula],
+    items: Iterable[Item],
     definitions: Definitions,
     tests: Tests,
     records: Mapping[str, Record],
@@ -47,25 +47,25 @@ def update(
     last digits differ from machine to machine.
     """
     entries: dict[str, Entry] = {}
-    for formula in formulas:
-        if formula.object not in definitions:
+    for item in items:
+        if item.object not in definitions:
             continue
-        today = tests.get(formula.object, ())
+        today = tests.get(item.object, ())
         ran = [(test, records.get(test.node_id, Record())) for test in today]
         errors = [r.error for test, r in ran if not test.claim.startswith(_APPROXIMATE)]
         entry = Entry(
-            formula.object,
-            definitions.digest(formula.object),
+            item.object,
+            definitions.digest(item.object),
             power_of_ten(max(errors, default=0.0)),
             tuple(
                 Shown(test.name, test.docstring, test.kind, _outcome(test, record, definitions))
                 for test, record in sorted(ran, key=lambda pair: pair[0].name)
             ),
         )
-        before = old.entries.get(formula.id)
+        before = old.entries.get(item.id)
         if before and before.same_code(entry) and before.max_error > entry.max_error:
             entry = Entry(entry.object, entry.hash, before.max_error, entry.tests)
-        entries[formula.id] = entry
+        entries[item.id] = entry
     return Evidence(torch, entries)
 
 

@@ -12,7 +12,7 @@ from formulary_site.snippets.imports import check_inner_imports, import_block
 from formulary_site.snippets.names import RENAME, NameClashError, chains, final_names, replacements
 from formulary_site.snippets.problems import refusal, relative, source_of
 from formulary_site.snippets.rewrite import rewrite
-from formulary_site.snippets.source import parse
+from formulary_site.snippets.source import bound_by, parse
 
 SITE = "Incoming Transmission"
 
@@ -53,7 +53,7 @@ def runnable(definitions: Definitions, path: str) -> str:
     check_inner_imports(members)
     references = {d.path: definitions.references(d.path) for d in members} | {"": uses}
     try:
-        final = final_names(members, references, shown)
+        final = final_names(members, references, [n for n in shown if not _is_ours(n)])
         pieces = [
             (d, _rewritten(d, replacements(d, references[d.path], final)))
             for d in _constants_first(members, references)
@@ -66,6 +66,17 @@ def runnable(definitions: Definitions, path: str) -> str:
     imports = import_block(members, imported(steps), body)
     blank_lines = "\n" if pieces[0][0].kind == "constant" else "\n\n"
     return _header(root, imports) + blank_lines + body
+
+
+def example_needs(definitions: Definitions, path: str) -> set[str]:
+    """Paths of what the example of a definition uses; none if it has no example."""
+    root = definitions[path]
+    try:
+        steps = read_example(root.docstring)
+    except ExampleError:
+        return set()  # which building the snippet reports
+    shown = [node for step in steps for node in ast.parse(step.code).body]
+    return set(_example_references(definitions, root, steps, shown).values())
 
 
 def _example_references(
@@ -83,6 +94,13 @@ def _example_references(
         if head in targets and full in definitions:
             found[written] = full
     return found
+
+
+def _is_ours(node: ast.stmt) -> bool:
+    """Whether it imports from the package; the file defines what it names, so it is left out."""
+    return bool(bound := list(bound_by(node))) and all(
+        b.module.partition(".")[0] == PACKAGE for b in bound
+    )
 
 
 def _members(definitions: Definitions, root: Definition, used: Iterable[str]) -> list[Definition]:

@@ -73,10 +73,15 @@ def imported(steps: list[Step]) -> list[Import]:
 
 def plain_code(steps: list[Step]) -> str:
     """The steps as a script; what it prints stands below each as `# → …`."""
-    lines = [_MARK]
+    lines, after_definition = [_MARK], False
     for step in steps:
-        if any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(step.code).body):
+        body = ast.parse(step.code).body
+        if any(isinstance(node, ast.Import | ast.ImportFrom) for node in body):
             continue
+        defines = any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in body)
+        if after_definition or (defines and len(lines) > 1):
+            lines += ["", ""]
+        after_definition = defines
         lines.append(_printing(step) if step.want else step.code)
         for number, line in enumerate(step.want.splitlines()):
             shown = "" if line.strip() == "<BLANKLINE>" else line

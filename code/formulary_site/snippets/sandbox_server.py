@@ -3,10 +3,12 @@
 Started by `sandbox.py` as `python -I sandbox_server.py`; it imports nothing of the project. Reads
 one JSON request a line from standard input, `{"code": …, "seconds": …}`, and answers each with
 one line, `{"ok": …, "stdout": …, "traceback": …}`. It is a check that copied code needs torch
-alone and harms nothing by mistake, not a wall against hostile code.
+alone and harms nothing by mistake, not a wall against hostile code. The code may fork processes of
+its own, which inherit all this; other programs and the network are refused.
 """
 
 import builtins
+import contextlib
 import gc
 import json
 import linecache
@@ -30,7 +32,7 @@ _PATH_EVENTS = (
     *("os.symlink", "os.truncate", "os.utime"),
 )
 _FORBIDDEN_EVENTS = (
-    *("os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "pty.spawn"),
+    *("os.exec", "os.posix_spawn", "os.spawn", "os.system", "pty.spawn"),
     *("subprocess.", "socket.bind", "socket.connect", "socket.getaddrinfo"),
 )
 
@@ -40,6 +42,10 @@ def main() -> None:
     os.dup2(2, 1)  # whatever torch prints must not mix with the answers
     _forget_the_project()
     import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch._dynamo  # DDP and forward mode load it, which takes each child seconds
 
     # before any operation: threads that exist do not survive a fork, and hang it
     torch.set_num_threads(1)
@@ -71,6 +77,8 @@ def run(code: str, seconds: float) -> dict[str, Any]:
         os.close(out_end)
         os.close(err_end)
         written, excess = _collect(out, err, time.monotonic() + seconds)
+        with contextlib.suppress(ProcessLookupError):  # before the child leads its group
+            os.killpg(child, signal.SIGKILL)  # what it forked ends with it
         os.kill(child, signal.SIGKILL)  # does nothing to a child that has ended
         _, status = os.waitpid(child, 0)
     stdout, stderr = (written[end].decode("utf-8", "replace") for end in (out, err))
@@ -111,6 +119,7 @@ def _become_child(code: str, folder: str, out: int, err: int) -> NoReturn:
     """Run the code as `__main__` in an empty folder, and end this process."""
     status = 1
     try:
+        os.setpgid(0, 0)
         os.chdir(folder)
         tempfile.tempdir = folder
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -133,7 +142,7 @@ def _execute(code: str, folder: str) -> int:
     sys.modules["__main__"] = module
     sys.argv = [FILE]
     linecache.cache[FILE] = (len(code), None, code.splitlines(keepends=True), FILE)
-    warnings.simplefilter("error")  # a reader should see none
+    _refuse_warnings()
     _guard_imports(module.__dict__)
     sys.addaudithook(lambda event, args: _audit(event, args, folder))
     try:
@@ -148,6 +157,14 @@ def _execute(code: str, folder: str) -> int:
         print(*story.format(), sep="", end="", file=sys.stderr)
         return 1
     return 0
+
+
+def _refuse_warnings() -> None:
+    """A reader should see no warning; those that Python hides by default don't count."""
+    warnings.simplefilter("error")
+    for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", hidden)
+    warnings.filterwarnings("error", category=DeprecationWarning, module="__main__")
 
 
 def _guard_imports(namespace: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""nn.Xxx 与 nn.functional.xxx：对应实现。"""
