@@ -6,12 +6,17 @@ same for one that has no hooks.
 
 import importlib.resources
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from formulary_site.figures.drawing import Drawing
 from formulary_site.site import Site
+
+# Material's search cuts a Chinese query into words of the index, but never tries words that end
+# where the query ends: of 环形归约 it looks for 环形 and 归
+_WORDS = re.compile(r"for\(let (\w+)=(\w+)\+1;\1<(?=(\w+)\.length;\1\+\+\)\3\.slice\(\2,\1\)in )")
 
 STYLES = ("assets/math/math.css", "assets/formulary.css")
 SCRIPTS = ("assets/formulary.js",)
@@ -34,6 +39,9 @@ def publish(site: Site, folder: Path) -> None:
         script = site.scripts.get(item.object)
         text = script.read_text("utf-8") if script else site.snippets[item.object]
         (folder / "snippets" / f"{item.id}.py").write_text(text, "utf-8")
+    for worker in folder.glob("assets/javascripts/workers/search.*.min.js"):
+        minified = worker.read_text("utf-8")
+        worker.write_text(_WORDS.sub(lambda found: f"{found[0]}=", minified), "utf-8")
     text = json.dumps(entries(site), ensure_ascii=False, indent=1)
     (folder / "formulas.json").write_text(text + "\n", "utf-8")
 

@@ -68,6 +68,12 @@ def test_everything_is_published(site: Path) -> None:
     assert len(list((site / "assets" / "figures").glob("*.svg"))) == 2
 
 
+def test_search_tries_the_words_that_end_the_query(site: Path) -> None:
+    (worker,) = (site / "assets/javascripts/workers").glob("search.*.min.js")
+    script = worker.read_text("utf-8")
+    assert len(re.findall(r"<=\w+\.length;\w\+\+\)\w+\.slice\(\w+,\w+\)in ", script)) == 1
+
+
 def test_card_has_formula_code_evidence_and_links(site: Path) -> None:
     card = page(site / "small" / "index.html").find(id="small-double")
     assert card["data-latex"] == "y = 2x"
