@@ -38,6 +38,9 @@ def test_fold_batch_norm__preserves_output_in_eval_mode():
     weight, bias = fold_batch_norm(layer.weight.data, layer.bias.data, *statistics(norm))
     x = torch.randn(2, 3, 6, 4, dtype=torch.float64, generator=GENERATOR)
     torch.testing.assert_close(nn.functional.conv2d(x, weight, bias), norm(layer(x)))
+    norm.eps = 0.0
+    weight, bias = fold_batch_norm(layer.weight.data, layer.bias.data, *statistics(norm), 0.0)
+    torch.testing.assert_close(nn.functional.conv2d(x, weight, bias), norm(layer(x)))
 
 
 def test_fold_batch_norm__differs_from_training_mode():

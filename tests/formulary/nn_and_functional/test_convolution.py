@@ -161,6 +161,7 @@ def test_conv_transpose2d__equals_checkerboard_example():
     profile = torch.tensor([1.0, 1, 2, 1, 2, 1, 1], dtype=torch.float64)
     expected = (profile[:, None] * profile)[None, None]
     torch.testing.assert_close(conv_transpose2d(one, one, stride=2), expected)
+    torch.testing.assert_close(conv_transpose2d(one, one), F.conv_transpose2d(one, one))
 
 
 def test_conv_transpose2d__rejects_mismatched_channels():
