@@ -205,7 +205,7 @@ def all_gather(x: Num[Tensor, "*batch"]) -> Num[Tensor, "N *batch"]:
 
 
 def reduce_scatter(x: Num[Tensor, "N *batch"]) -> Num[Tensor, "*batch"]:
-    r"""规约散布：rank k 得到各 rank 的第 k 块之和。
+    r"""归约散布：rank k 得到各 rank 的第 k 块之和。
 
     Args:
         x: 每个 rank 有 N 块，N 是世界大小。
@@ -256,7 +256,7 @@ def all_reduce(x: Num[Tensor, "..."]) -> Num[Tensor, "..."]:
 
 
 def all_reduce_in_halves(x: Num[Tensor, "N *batch"]) -> Num[Tensor, "N *batch"]:
-    r"""全归约的两半：先规约散布，再全收集。
+    r"""全归约的两半：先归约散布，再全收集。
 
     Args:
         x: 每个 rank 有 N 块，N 是世界大小。

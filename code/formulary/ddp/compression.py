@@ -119,7 +119,7 @@ def worth_compressing(shape: Sequence[int], r: int, minimum_ratio: float = 2.0) 
 
 
 def compressed_elements(shapes: Sequence[Sequence[int]], r: int) -> int:
-    """PowerSGD 每步要规约的元素个数：值得压的矩阵传 r(n_1 + n_2) 个，其余原样传。"""
+    """PowerSGD 每步要归约的元素个数：值得压的矩阵传 r(n_1 + n_2) 个，其余原样传。"""
     total = 0
     for shape in shapes:
         if worth_compressing(shape, r):

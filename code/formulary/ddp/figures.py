@@ -190,7 +190,7 @@ def ring_steps() -> Figure:
                     panel.add_patch(edge)
                 label = "".join(map(str, members))
                 panel.text(chunk, rank, label, ha="center", va="center", fontsize=8)
-        half, s = ("规约散布", step - 1) if step < n else ("全收集", step - n)
+        half, s = ("归约散布", step - 1) if step < n else ("全收集", step - n)
         panel.set(
             title="开始" if step == 0 else f"{half} s = {s}",
             xlim=(-0.55, n - 0.45),

@@ -98,7 +98,7 @@ def zero_sent_elements(parameters: int, world_size: int, stage: int) -> float:
         stage: 0 是 DDP，1 到 3 是 ZeRO 的三级。
 
     Returns:
-        元素的个数（个）：一次规约散布或一次全收集各送 (N − 1)P/N 个。
+        元素的个数（个）：一次归约散布或一次全收集各送 (N − 1)P/N 个。
 
     Raises:
         ValueError: parameters、world_size 不是正整数，或 stage 不是 0 到 3。

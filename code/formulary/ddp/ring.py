@@ -1,4 +1,4 @@
-"""环形归约：规约散布与全收集各转一圈，用真实的点对点消息；并数出发了多少字节。"""
+"""环形归约：归约散布与全收集各转一圈，用真实的点对点消息；并数出发了多少字节。"""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ class Message(NamedTuple):
 def ring_reduce_scatter(
     chunks: Num[Tensor, "N M"], sent: list[Message] | None = None, *, check: bool = True
 ) -> Num[Tensor, " M"]:
-    r"""环形规约散布：转 N − 1 步，rank r 得到第 (r + 1) mod N 块之和。
+    r"""环形归约散布：转 N − 1 步，rank r 得到第 (r + 1) mod N 块之和。
 
     Args:
         chunks: 本 rank 的 N 块，N 是世界大小，每块 M 个元素；不改动它。
@@ -107,7 +107,7 @@ def ring_all_gather(
 def ring_all_reduce(
     x: Num[Tensor, "..."], sent: list[Message] | None = None, *, check: bool = True
 ) -> Num[Tensor, "..."]:
-    r"""环形归约：补零到 N 的倍数，切成 N 块，先规约散布，再全收集。
+    r"""环形归约：补零到 N 的倍数，切成 N 块，先归约散布，再全收集。
 
     Args:
         x: 各 rank 的张量，形状与类型相同；不改动它。

@@ -249,7 +249,7 @@ def test_all_reduce__is_bitwise_equal_on_all_ranks(ranks: Ranks) -> None:
 
 @pytest.mark.parametrize("n", WORLDS)
 def test_all_reduce_in_halves__matches_torch(ranks: Ranks, n: int) -> None:
-    """先规约散布再全收集，与 dist.all_reduce 相同。"""
+    """先归约散布再全收集，与 dist.all_reduce 相同。"""
     x = _inputs(n)
 
     def run() -> tuple[Tensor, Tensor]:

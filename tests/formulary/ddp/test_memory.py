@@ -209,7 +209,7 @@ def test_zero_bytes__preserves_trajectory_of_one_process(ranks: Ranks) -> None:
 
 
 def _sent(elements: tuple[int, int, int, int], world_size: int) -> float:
-    """送出的元素：全归约是两趟，规约散布、全收集、各 rank 轮流的广播各是一趟。"""
+    """送出的元素：全归约是两趟，归约散布、全收集、各 rank 轮流的广播各是一趟。"""
     all_reduced, scattered, gathered, broadcast = elements
     share = (world_size - 1) / world_size
     return (2 * all_reduced + scattered + gathered + broadcast) * share
@@ -217,7 +217,7 @@ def _sent(elements: tuple[int, int, int, int], world_size: int) -> float:
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_zero_sent_elements__matches_real_collectives(ranks: Ranks, world_size: int) -> None:
-    """截下真实的集合通信：DDP 一次全归约；fully_shard 两次全收集加一次规约散布。"""
+    """截下真实的集合通信：DDP 一次全归约；fully_shard 两次全收集加一次归约散布。"""
 
     def traffic() -> list[tuple[int, int, int, int]]:
         return [_traffic("DDP"), _traffic("fully_shard"), _traffic("fully_shard", reshard=False)]

@@ -294,7 +294,7 @@ def test_ring_all_gather__matches_torch(ranks: Ranks, n: int) -> None:
 
 
 def test_ring_all_gather__equals_inverse_of_reduce_scatter(ranks: Ranks) -> None:
-    """规约散布之后全收集，就是全归约；两半各发 N − 1 条消息。"""
+    """归约散布之后全收集，就是全归约；两半各发 N − 1 条消息。"""
     x = _normal(4, 4, 3)
 
     def run() -> tuple[Tensor, list[Message], list[Message]]:
