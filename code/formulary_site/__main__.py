@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from pathlib import Path
 
 from formulary_site.project import Project
@@ -68,13 +68,11 @@ def _check(site: Site) -> int:
     for problem in problems:
         print(problem)
     registry = site.registry
-    kinds: dict[str, Sized] = {
-        "formulas": registry.formulas,
-        "figures": registry.figures,
-        "listings": registry.listings,
-    }
-    counts = ", ".join(f"{len(items)} {name}" for name, items in kinds.items())
-    print(f"{counts}, {len(problems)} problems", file=sys.stderr)
+    print(
+        f"{len(registry.formulas)} formulas, {len(registry.figures)} figures, "
+        f"{len(registry.listings)} listings, {len(problems)} problems",
+        file=sys.stderr,
+    )
     return 1 if problems else 0
 
 

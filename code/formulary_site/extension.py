@@ -21,7 +21,7 @@ from pymdownx.superfences import SuperFencesException
 
 from formulary_site import card
 from formulary_site.mathjax.renderer import TeXError
-from formulary_site.registry import EXCERPT_END, FENCES, OPTIONAL, Page
+from formulary_site.registry import EXCERPT_END, FENCES, OPTIONAL, Figure, Formula, Page
 from formulary_site.site import Site
 
 # Display math has the fence alone: `$$` stays text, which the check reports
@@ -93,14 +93,8 @@ class FormularyExtension(Extension):
 
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 (name given by Python-Markdown)
         fences = [
-            {"name": "math", "class": "math", "validator": _validate, "format": _format_math},
-            {"name": "figure", "class": "figure", "validator": _validate, "format": _format_figure},
-            {
-                "name": "listing",
-                "class": "listing",
-                "validator": _validate,
-                "format": _format_listing,
-            },
+            {"name": name, "class": name, "validator": _validate, "format": _format}
+            for name in FENCES
         ]
         md.registerExtensions(
             ["pymdownx.superfences", "pymdownx.arithmatex"],
@@ -144,7 +138,7 @@ def _validate(
     return True
 
 
-def _format_math(
+def _format(
     source: str,
     language: str,
     class_name: str,
@@ -154,57 +148,34 @@ def _format_math(
 ) -> str:
     site = Site.current()
     facts = _facts(md)
-    formula = site.registry.formulas.get(options["id"])
-    if formula is None:
-        raise SuperFencesException(f"math fence: '{options['id']}' is not in the registry of docs/")
+    name = options["id"]
+    if formula := language == "math" and site.registry.formulas.get(name):
+        html = _formula(site, formula, facts)
+    elif figure := language == "figure" and site.registry.figures.get(name):
+        html = _figure(site, figure, facts)
+    elif listing := language == "listing" and site.registry.listings.get(name):
+        html = card.listing(site, listing, _caption(listing.caption), facts.url)
+    else:
+        raise SuperFencesException(f"{language} fence: '{name}' is not in the registry of docs/")
+    if html:  # TeX that MathJax refused leaves nothing to link to
+        facts.ids.append(name)
+    return html
+
+
+def _formula(site: Site, formula: Formula, facts: Rendering) -> str:
     try:
         typeset = site.mathjax.render(formula.latex, display=True)
     except TeXError as error:
         facts.errors.append((formula.latex, str(error)))
         return ""
-    facts.ids.append(formula.id)
     return card.formula(site, formula, typeset, facts.url)
 
 
-def _format_figure(
-    source: str,
-    language: str,
-    class_name: str,
-    options: dict[str, str],
-    md: Markdown,
-    **_: Any,
-) -> str:
-    site = Site.current()
-    facts = _facts(md)
-    figure = site.registry.figures.get(options["id"])
-    if figure is None:
-        raise SuperFencesException(
-            f"figure fence: '{options['id']}' is not in the registry of docs/"
-        )
+def _figure(site: Site, figure: Figure, facts: Rendering) -> str:
     drawing = site.drawings.get(figure.object)
     if drawing is None or isinstance(drawing, Exception):
         raise SuperFencesException(f"figure fence: {figure.object} can't be drawn: {drawing}")
-    facts.ids.append(figure.id)
     return card.figure(figure, drawing, _caption(figure.caption), facts.url)
-
-
-def _format_listing(
-    source: str,
-    language: str,
-    class_name: str,
-    options: dict[str, str],
-    md: Markdown,
-    **_: Any,
-) -> str:
-    site = Site.current()
-    facts = _facts(md)
-    listing = site.registry.listings.get(options["id"])
-    if listing is None:
-        raise SuperFencesException(
-            f"listing fence: '{options['id']}' is not in the registry of docs/"
-        )
-    facts.ids.append(listing.id)
-    return card.listing(site, listing, _caption(listing.caption), facts.url)
 
 
 def _caption(text: str) -> str:

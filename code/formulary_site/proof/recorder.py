@@ -4,11 +4,9 @@ Works with xdist: workers watch and send what they saw with each report; the con
 and writes.
 """
 
-import sys
-import threading
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -18,11 +16,10 @@ from formulary_site.definitions import PACKAGE, Definitions
 from formulary_site.project import Project
 from formulary_site.proof import links
 from formulary_site.proof.evidence import Evidence
+from formulary_site.proof.execution import KEY, Profile, places, report
 from formulary_site.proof.recording import Record, largest_difference, update
 
-_KEY = "formulary"
 _CODES = pytest.StashKey[set[CodeType]]()
-_FUNCTION = 0x1  # CO_OPTIMIZED: the body of a function, not of a module or class
 
 
 class Recorder:
@@ -45,7 +42,7 @@ class Recorder:
         if not self._concerns(item):
             return (yield)
         item.stash[_CODES] = set()
-        with _Profile(item.stash[_CODES]):
+        with Profile(item.stash[_CODES]):
             return (yield)
 
     @pytest.hookimpl(wrapper=True)
@@ -54,17 +51,11 @@ class Recorder:
             return (yield)
         codes = item.stash[_CODES]
         try:
-            with _Differences() as differences, _Profile(codes):
+            with _Differences() as differences, Profile(codes):
                 return (yield)
         finally:
-            folder = str(self.project.code / PACKAGE)
-            places = [
-                [code.co_filename, code.co_firstlineno]
-                for code in codes
-                if code.co_filename.startswith(folder) and code.co_flags & _FUNCTION
-            ]
-            seen = {"places": sorted(places), "error": differences.largest}
-            item.user_properties.append((_KEY, seen))
+            folder = self.project.code / PACKAGE
+            report(item, places(codes, folder), differences.largest)
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         self.partial = self.partial or any(self._concerns(item) for item in items)
@@ -75,19 +66,19 @@ class Recorder:
         record = self.records.setdefault(report.nodeid.partition("[")[0], Record())
         record.outcomes.add(report.outcome)
         for key, seen in report.user_properties:
-            if key == _KEY and isinstance(seen, dict):
+            if key == KEY and isinstance(seen, dict):
                 record.places.update((file, line) for file, line in seen["places"])
                 record.error = max(record.error, seen["error"])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         output = getattr(node, "workeroutput", {})  # a crashed worker has none
-        self.partial = self.partial or output.get(_KEY, True)
+        self.partial = self.partial or output.get(KEY, True)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
         if hasattr(self.config, "workeroutput"):
-            self.config.workeroutput[_KEY] = self.partial
+            self.config.workeroutput[KEY] = self.partial
             return
         self.message = self._write()
 
@@ -112,31 +103,6 @@ class Recorder:
         new = update(old, proven, definitions, tests, self.records, torch)
         written = new.save(self.project)
         return f"docs/evidence.json {'rewritten' if written else 'unchanged'}"
-
-
-class _Profile:
-    """Collects every code object that runs, in threads started meanwhile too.
-
-    sys.monitoring (Python 3.12) would be quicker; this works from 3.11 on, and a test spends
-    its time in torch.
-    """
-
-    def __init__(self, codes: set[CodeType]) -> None:
-        self._codes = codes
-
-    def _note(self, frame: FrameType, event: str, _argument: object) -> None:
-        if event == "call":
-            self._codes.add(frame.f_code)
-
-    def __enter__(self) -> None:
-        self._before = sys.getprofile()
-        self._before_in_threads = threading.getprofile()
-        threading.setprofile(self._note)
-        sys.setprofile(self._note)
-
-    def __exit__(self, *_: object) -> None:
-        sys.setprofile(self._before)
-        threading.setprofile(self._before_in_threads)
 
 
 class _Differences:

@@ -9,10 +9,9 @@ from typing import Any
 
 from formulary_site.definitions import Definition, Definitions
 from formulary_site.proof.evidence import Entry, Evidence, Outcome, Shown, Tests
+from formulary_site.proof.execution import Place
 from formulary_site.proof.links import Test
 from formulary_site.registry import Item
-
-Place = tuple[str, int]  # a code object's file and first line
 
 # How far a value is from a limit or a bound is no error of the code.
 _APPROXIMATE = ("limit_", "bounds_")

@@ -2,22 +2,22 @@
 
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable
-from itertools import chain
+from datetime import timedelta
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any
 
 import pytest
 import torch._dynamo  # noqa: F401 - DDP imports it: here once, not in each rank for seconds
+import torch.distributed as dist
 
 import formulary
 from formulary.ddp.processes import run_ranks
+from formulary_site.proof.execution import Profile, places, report
 
-PACKAGE = str(Path(formulary.__path__[0]))
-FUNCTION = 0x1  # CO_OPTIMIZED: the body of a function, not of a module or class
+PACKAGE = Path(formulary.__path__[0])
 
 
 @pytest.fixture
@@ -31,35 +31,34 @@ def ranks(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
 
             def watched() -> Any:
                 codes = set[CodeType]()
-
-                def note(frame: FrameType, event: str, _argument: object) -> None:
-                    if event == "call":
-                        codes.add(frame.f_code)
-
-                sys.setprofile(note)
                 try:
-                    return function(*arguments)
+                    with Profile(codes):
+                        return function(*arguments)
                 finally:
-                    sys.setprofile(None)
                     # a file, since a rank that fails answers with its error alone
-                    (Path(folder) / str(os.getpid())).write_text(json.dumps(_places(codes)))
+                    ran = json.dumps(places(codes, PACKAGE))
+                    (Path(folder) / str(os.getpid())).write_text(ran)
 
             try:
                 return run_ranks(world_size, watched, **options)
             finally:
-                places = [json.loads(file.read_text()) for file in Path(folder).iterdir()]
-                # what the recorder of --evidence reads; without the option nobody does
-                request.node.user_properties.append(
-                    ("formulary", {"places": sorted(chain(*places)), "error": 0.0})
-                )
+                for file in Path(folder).iterdir():
+                    report(request.node, json.loads(file.read_text()))
 
     return run
 
 
-def _places(codes: set[CodeType]) -> list[tuple[str, int]]:
-    """Files and first lines of the package's functions among the code that ran."""
-    return [
-        (code.co_filename, code.co_firstlineno)
-        for code in codes
-        if code.co_filename.startswith(PACKAGE) and code.co_flags & FUNCTION
-    ]
+def told(function: Callable[[], object]) -> str:
+    """The error that the function raises, as `Type: message`, or ''."""
+    try:
+        function()
+    except (ValueError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def shorten_timeout(seconds: float) -> None:
+    """Give the default group a new timeout, once all are there: a late start must not count."""
+    dist.barrier()
+    group = dist.new_group(timeout=timedelta(seconds=seconds))
+    dist.distributed_c10d._update_default_pg(group)

@@ -7,7 +7,6 @@ import resource
 import time
 import warnings
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -29,6 +28,8 @@ from formulary.ddp.collectives import (
 )
 from formulary.ddp.processes import RankError
 
+from .conftest import shorten_timeout, told
+
 Ranks = Callable[..., list[Any]]
 WORLDS = (2, 3, 4)
 
@@ -38,21 +39,6 @@ def _inputs(n: int, dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(n)
     x = torch.randn(n, n, 2, 3, dtype=torch.float64, generator=generator)
     return x if dtype.is_floating_point else (1000 * x).to(dtype)
-
-
-def _error(function: Callable[[], object]) -> str:
-    try:
-        function()
-    except (ValueError, RuntimeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
-
-
-def _shorten(seconds: float) -> None:
-    """此后默认进程组的期限是这么久；先聚齐，起步的早晚就不算在期限里，机器再忙也一样。"""
-    dist.barrier()
-    group = dist.new_group(timeout=timedelta(seconds=seconds))
-    dist.distributed_c10d._update_default_pg(group)
 
 
 def _semaphore() -> Any:
@@ -299,13 +285,13 @@ def test_exchange__differs_from_sending_first(ranks: Ranks) -> None:
     def run() -> tuple[float, str]:
         other, y = 1 - dist.get_rank(), torch.zeros(3)
         exchange({other: torch.ones(3)}, {other: y})
-        _shorten(1.0)
+        shorten_timeout(1.0)
 
         def wrong() -> None:
             dist.send(torch.ones(3), other)
             dist.recv(y, other)
 
-        return y.sum().item(), _error(wrong)
+        return y.sum().item(), told(wrong)
 
     results = ranks(2, run)
     assert [total for total, _ in results] == [3.0, 3.0]
@@ -318,12 +304,12 @@ def test_exchange__rejects_silent_rank(ranks: Ranks) -> None:
     reported = _semaphore()
 
     def run() -> tuple[str, float]:
-        _shorten(1.0)
+        shorten_timeout(1.0)
         start = time.monotonic()
         if dist.get_rank() == 1:
             reported.acquire(timeout=20)
             return "", 0.0
-        error = _error(lambda: exchange({}, {1: torch.zeros(1)}))
+        error = told(lambda: exchange({}, {1: torch.zeros(1)}))
         reported.release()
         return error, time.monotonic() - start
 
@@ -340,8 +326,8 @@ def test_exchange__rejects_rank_that_is_gone(ranks: Ranks) -> None:
         if dist.get_rank() == 1:
             os._exit(1)
         time.sleep(0.3)  # usually enough to notice; the error is the same if not
-        receiving = _error(lambda: exchange({}, {1: torch.zeros(1)}))
-        sending = _error(lambda: exchange({1: torch.zeros(1)}, {}))
+        receiving = told(lambda: exchange({}, {1: torch.zeros(1)}))
+        sending = told(lambda: exchange({1: torch.zeros(1)}, {}))
         raise ValueError(receiving + "\n" + sending)
 
     with pytest.raises(RankError) as caught:
@@ -371,7 +357,7 @@ def test_all_reduce__rejects_odd_rank(ranks: Ranks) -> None:
             lambda: reduce(torch.zeros(4), 1 if odd else 0),
             lambda: all_to_all([0] if odd else torch.zeros(4)),
         ]
-        return [_error(case) for case in cases]
+        return [told(case) for case in cases]
 
     for errors in ranks(4, run):
         for error in errors:
@@ -383,7 +369,7 @@ def test_require_same_call__rejects_several_odd_ranks(ranks: Ranks) -> None:
     """与多数不同的有两个，两个都说出来。"""
 
     def run() -> str:
-        return _error(lambda: require_same_call("f", torch.zeros(max(1, dist.get_rank()))))
+        return told(lambda: require_same_call("f", torch.zeros(max(1, dist.get_rank()))))
 
     for error in ranks(4, run):
         assert error == (
@@ -397,7 +383,7 @@ def test_require_same_call__rejects_what_cannot_be_summed(ranks: Ranks) -> None:
 
     def run() -> list[str]:
         bad = (torch.zeros(2, dtype=torch.bool), torch.zeros(2, dtype=torch.complex64), 1.0)
-        return [_error(lambda x=x: require_same_call("f", x)) for x in bad]
+        return [told(lambda x=x: require_same_call("f", x)) for x in bad]
 
     for errors in ranks(2, run):
         for error in errors:
@@ -409,12 +395,12 @@ def test_require_same_call__rejects_missing_rank(ranks: Ranks) -> None:
     reported = _semaphore()
 
     def run() -> tuple[str, float]:
-        _shorten(1.0)
+        shorten_timeout(1.0)
         start = time.monotonic()
         if dist.get_rank() == 2:
             assert all(reported.acquire(timeout=20) for _ in range(3))
             return "", 0.0
-        error = _error(lambda: require_same_call("f", torch.zeros(1)))
+        error = told(lambda: require_same_call("f", torch.zeros(1)))
         reported.release()
         return error, time.monotonic() - start
 
@@ -430,7 +416,7 @@ def test_require_same_call__differs_from_all_reduce_mixing_shapes(ranks: Ranks) 
 
     def run() -> Tensor:
         x = torch.arange(6.0).view((2, 3) if dist.get_rank() == 0 else (3, 2))
-        assert _error(lambda: require_same_call("all_reduce", x))
+        assert told(lambda: require_same_call("all_reduce", x))
         dist.all_reduce(x)
         return x
 
@@ -446,7 +432,7 @@ def test_require_same_call__differs_from_all_reduce_crashing_on_sizes(ranks: Ran
         faulthandler.disable()  # the abort is expected: no traceback, no core
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         x = torch.ones(4 + dist.get_rank())
-        assert _error(lambda: require_same_call("all_reduce", x)).startswith("ValueError")
+        assert told(lambda: require_same_call("all_reduce", x)).startswith("ValueError")
         dist.all_reduce(x)
 
     with pytest.raises(RankError) as caught:
@@ -462,8 +448,8 @@ def test_require_same_call__matches_detail_debug_level(ranks: Ranks) -> None:
         cases = (torch.ones(4 + odd), torch.ones((3, 2) if odd else (2, 3)), torch.ones(2))
         return [
             (
-                _error(lambda x=x: dist.all_reduce(x)),
-                _error(lambda x=x: require_same_call("all_reduce", x)),
+                told(lambda x=x: dist.all_reduce(x)),
+                told(lambda x=x: require_same_call("all_reduce", x)),
             )
             for x in cases
         ]
@@ -486,9 +472,9 @@ def test_require_chunks__rejects_wrong_count(ranks: Ranks) -> None:
 
     def run() -> list[str]:
         bad = (torch.zeros(3, 2), torch.tensor(1.0))
-        errors = [_error(lambda x=x: require_chunks(x)) for x in bad]
+        errors = [told(lambda x=x: require_chunks(x)) for x in bad]
         for collective in (all_to_all, reduce_scatter, all_reduce_in_halves):
-            errors += [_error(lambda x=x, f=collective: f(x)) for x in bad]
+            errors += [told(lambda x=x, f=collective: f(x)) for x in bad]
         require_chunks(torch.zeros(2, 5))
         return errors
 
@@ -500,7 +486,7 @@ def test_require_chunks__rejects_wrong_count(ranks: Ranks) -> None:
 def test_broadcast__rejects_bad_root(ranks: Ranks) -> None:
     """root 为负、等于世界大小或不是整数时，每个 rank 都报错。"""
     for errors in ranks(
-        2, lambda: [_error(lambda k=k: broadcast(torch.zeros(1), k)) for k in (-1, 2, 0.0)]
+        2, lambda: [told(lambda k=k: broadcast(torch.zeros(1), k)) for k in (-1, 2, 0.0)]
     ):
         for error in errors:
             assert error.startswith("ValueError: root 必须")
@@ -509,7 +495,7 @@ def test_broadcast__rejects_bad_root(ranks: Ranks) -> None:
 def test_reduce__rejects_bad_root(ranks: Ranks) -> None:
     """root 为负、等于世界大小或不是整数时，每个 rank 都报错。"""
     for errors in ranks(
-        2, lambda: [_error(lambda k=k: reduce(torch.zeros(1), k)) for k in (-1, 2, True)]
+        2, lambda: [told(lambda k=k: reduce(torch.zeros(1), k)) for k in (-1, 2, True)]
     ):
         for error in errors:
             assert error.startswith("ValueError: root 必须")

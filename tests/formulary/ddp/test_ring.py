@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -22,6 +21,8 @@ from formulary.ddp.ring import (
     ring_snapshots,
 )
 
+from .conftest import shorten_timeout, told
+
 Ranks = Callable[..., list[Any]]
 WORLDS = (2, 3, 4)
 
@@ -29,21 +30,6 @@ WORLDS = (2, 3, 4)
 def _normal(*shape: int) -> Tensor:
     generator = torch.Generator().manual_seed(shape[-1])
     return torch.randn(*shape, dtype=torch.float64, generator=generator)
-
-
-def _error(function: Callable[[], object]) -> str:
-    try:
-        function()
-    except (ValueError, RuntimeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
-
-
-def _shorten(seconds: float) -> None:
-    """此后默认进程组的期限是这么久；先聚齐，起步的早晚就不算在期限里，机器再忙也一样。"""
-    dist.barrier()
-    group = dist.new_group(timeout=timedelta(seconds=seconds))
-    dist.distributed_c10d._update_default_pg(group)
 
 
 def _sum_around_ring(x: list[list[Tensor]], c: int) -> Tensor:
@@ -174,9 +160,9 @@ def test_ring_all_reduce__rejects_other_shape(ranks: Ranks) -> None:
     def run() -> tuple[list[str], int]:
         odd, sent = dist.get_rank() == 2, list[Message]()
         bad = (torch.ones(3, 4) if odd else torch.ones(4, 3), torch.ones(4 + odd))
-        errors = [_error(lambda x=x: ring_all_reduce(x, sent)) for x in bad]
+        errors = [told(lambda x=x: ring_all_reduce(x, sent)) for x in bad]
         x = torch.ones(3, dtype=torch.float64) if odd else torch.ones(3)
-        errors.append(_error(lambda: ring_all_reduce(x, sent)))
+        errors.append(told(lambda: ring_all_reduce(x, sent)))
         count = len(sent)
         assert ring_all_reduce(torch.ones(2)).tolist() == [4.0, 4.0]
         return errors, count
@@ -192,12 +178,12 @@ def test_ring_all_reduce__rejects_missing_rank(ranks: Ranks) -> None:
     reported = multiprocessing.get_context("fork").Semaphore(0)
 
     def run() -> tuple[str, int, float]:
-        _shorten(1.0)
+        shorten_timeout(1.0)
         sent, start = list[Message](), time.monotonic()
         if dist.get_rank() == 1:  # 等别人都报完错，不必猜要睡多久
             assert all(reported.acquire(timeout=20) for _ in range(3))
             return "", 0, 0.0
-        error = _error(lambda: ring_all_reduce(torch.ones(3), sent))
+        error = told(lambda: ring_all_reduce(torch.ones(3), sent))
         reported.release()
         return error, len(sent), time.monotonic() - start
 
@@ -222,7 +208,7 @@ def test_ring_all_reduce__rejects_rank_that_dies_midway(
         if dist.get_rank() == 1:
             os._exit(1)
         time.sleep(pause)
-        return _error(lambda: ring_all_reduce(torch.ones(3), check=False))
+        return told(lambda: ring_all_reduce(torch.ones(3), check=False))
 
     with pytest.raises(RankError) as caught:
         ranks(4, lambda: _raise(run()))
@@ -267,8 +253,8 @@ def test_ring_reduce_scatter__rejects_bad_input(ranks: Ranks) -> None:
     def run() -> list[str]:
         odd = dist.get_rank() == 1
         return [
-            _error(lambda: ring_reduce_scatter(torch.ones(2, 5))),
-            _error(lambda: ring_reduce_scatter(torch.ones(3, 5 + odd))),
+            told(lambda: ring_reduce_scatter(torch.ones(2, 5))),
+            told(lambda: ring_reduce_scatter(torch.ones(3, 5 + odd))),
         ]
 
     for wrong, odd in ranks(3, run):
@@ -314,7 +300,7 @@ def test_ring_all_gather__rejects_bad_input(ranks: Ranks) -> None:
     def run() -> list[str]:
         odd = dist.get_rank() == 1
         bad = (torch.ones(2, 2), torch.ones(3 + odd))
-        return [_error(lambda x=x: ring_all_gather(x)) for x in bad]
+        return [told(lambda x=x: ring_all_gather(x)) for x in bad]
 
     for wrong, odd in ranks(2, run):
         assert wrong.startswith("ValueError: chunk 必须是一维的")
